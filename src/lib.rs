@@ -1,0 +1,31 @@
+//! The modules of the `berth` binary, reachable for its tests, benches and fuzz targets.
+//!
+//! This is not a public API: nothing here is stable, and the binary is the product.
+
+pub mod cgroups;
+pub mod channel;
+pub mod cli;
+pub mod config;
+pub mod container;
+pub mod credentials;
+pub mod devices;
+pub mod error;
+pub mod exec_image;
+pub mod features;
+pub mod findings;
+pub mod hooks;
+pub mod host;
+pub mod init;
+pub mod log;
+pub mod mounts;
+pub mod namespaces;
+pub mod network;
+pub mod plan;
+pub mod process;
+pub mod rootfs;
+pub mod seccomp;
+pub mod security_labels;
+pub mod state;
+pub mod sys;
+pub mod sysctl;
+pub mod terminal;

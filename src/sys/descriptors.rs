@@ -1,0 +1,55 @@
+//! File descriptors that were not opened here, and closing in bulk.
+
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+
+use super::answer;
+
+const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
+
+/// Takes over a descriptor that the caller of this program has left open for us (`--preserve-fds`, `LISTEN_FDS`).
+/// `None` when nothing is open there. Each number may be taken once, and only before anything else is opened at it.
+pub fn inherited(number: RawFd) -> Option<OwnedFd> {
+    // SAFETY: F_GETFD only asks.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return None;
+    }
+    // SAFETY: the descriptor is open, and by this function's rule nobody in the process owns it.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// close_range(2): closes every descriptor from `first` on. The owners of those descriptors must never use them again,
+/// so this is for a process that is about to become another program or to end. Allocates nothing.
+pub fn close_from(first: RawFd) -> nix::Result<()> {
+    close_between(first, RawFd::MAX)
+}
+
+/// close_range(2) of `first..=last`, under the rule of [`close_from`].
+pub fn close_between(first: RawFd, last: RawFd) -> nix::Result<()> {
+    if first > last {
+        return Ok(());
+    }
+    // SAFETY: plain integers; nothing uses the descriptors afterwards (the function's rule).
+    answer(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) })?;
+    Ok(())
+}
+
+/// close_range(2) with `CLOSE_RANGE_CLOEXEC`: every descriptor from `first` on is closed by the next execve(2).
+pub fn cloexec_from(first: RawFd) -> nix::Result<()> {
+    // SAFETY: plain integers.
+    answer(unsafe { libc::syscall(libc::SYS_close_range, first, RawFd::MAX, CLOSE_RANGE_CLOEXEC) })?;
+    Ok(())
+}
+
+/// dup3(2) onto a fixed number that this process does not own, without close-on-exec: for the standard streams and the
+/// preserved descriptors of a process that is about to become another program.
+pub fn place(from: std::os::fd::BorrowedFd<'_>, number: RawFd) -> nix::Result<()> {
+    use std::os::fd::AsRawFd;
+    if from.as_raw_fd() == number {
+        // SAFETY: plain integers; dup3 refuses equal numbers, so only the flag is cleared.
+        answer(unsafe { libc::fcntl(number, libc::F_SETFD, 0) }.into())?;
+        return Ok(());
+    }
+    // SAFETY: plain integers.
+    answer(unsafe { libc::syscall(libc::SYS_dup3, from.as_raw_fd(), number, 0) })?;
+    Ok(())
+}

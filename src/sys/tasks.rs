@@ -1,0 +1,230 @@
+//! Tasks: clone3(2), execveat(2), pidfds.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use nix::errno::Errno;
+use nix::sched::CloneFlags;
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use super::answer;
+
+/// `CLONE_NEWTIME`, which `nix::sched::CloneFlags` does not name (time_namespaces(7)).
+pub const CLONE_NEWTIME: u64 = 0x80;
+const CLONE_PIDFD: u64 = 0x1000;
+const CLONE_PARENT: u64 = 0x8000;
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// clone_args of clone3(2), up to the field `cgroup` (kernel 5.7).
+#[repr(C)]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// How a new process is made.
+#[derive(Debug, Default)]
+pub struct Clone<'fd> {
+    /// The new namespaces (`CLONE_NEW*`).
+    pub namespaces: u64,
+    /// The cgroup v2 directory that it is born in.
+    pub cgroup: Option<BorrowedFd<'fd>>,
+    /// The new process becomes a child of our own parent.
+    pub sibling: bool,
+}
+
+/// Which side of the clone we are on.
+#[derive(Debug)]
+pub enum Cloned {
+    /// The new process.
+    New,
+    /// The one that called, with the new one's pid in the caller's PID namespace.
+    Caller(Pid, OwnedFd),
+}
+
+impl Clone<'_> {
+    /// clone3(2) with a copy of our memory, as fork(2) does. The caller must have one thread: the copy may then allocate.
+    pub fn run(&self) -> nix::Result<Cloned> {
+        let mut pidfd: RawFd = -1;
+        let mut flags = self.namespaces | CLONE_PIDFD;
+        let mut args = CloneArgs {
+            pidfd: (&raw mut pidfd) as u64,
+            // with CLONE_PARENT the kernel takes the caller's own exit signal and wants none here
+            exit_signal: if self.sibling { 0 } else { libc::SIGCHLD as u64 },
+            ..CloneArgs::default()
+        };
+        if self.sibling {
+            flags |= CLONE_PARENT;
+        }
+        if let Some(cgroup) = self.cgroup {
+            flags |= CLONE_INTO_CGROUP;
+            args.cgroup = cgroup.as_raw_fd() as u64;
+        }
+        args.flags = flags;
+        // SAFETY: the structure lives across the call and its size is given; without CLONE_VM the new process has a copy
+        // of our memory and goes on on a copy of this stack. We have one thread (module rule), so no lock is held in the copy.
+        let pid =
+            answer(unsafe { libc::syscall(libc::SYS_clone3, &raw const args, size_of::<CloneArgs>()) })?;
+        if pid == 0 {
+            return Ok(Cloned::New);
+        }
+        // SAFETY: the kernel has just stored a descriptor there that nobody else knows.
+        let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+        Ok(Cloned::Caller(Pid::from_raw(pid as i32), pidfd))
+    }
+}
+
+/// Strings with the null-terminated pointer array that execve(2) wants, made ahead of time.
+#[derive(Debug, Default)]
+pub struct CStrings {
+    strings: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+}
+
+impl CStrings {
+    /// Takes the strings over.
+    pub fn new(strings: Vec<CString>) -> Self {
+        let mut pointers: Vec<_> = strings.iter().map(|string| string.as_ptr()).collect();
+        pointers.push(std::ptr::null());
+        Self { strings, pointers }
+    }
+
+    /// The strings.
+    pub fn strings(&self) -> &[CString] {
+        &self.strings
+    }
+}
+
+/// execve(2). Returns only when it fails.
+pub fn execve(path: &CStr, args: &CStrings, env: &CStrings) -> Errno {
+    // SAFETY: `path` is null-terminated; both arrays end with a null pointer and point to strings that `CStrings` owns.
+    unsafe { libc::execve(path.as_ptr(), args.pointers.as_ptr(), env.pointers.as_ptr()) };
+    Errno::last()
+}
+
+/// execveat(2) of the file behind `file`. Returns only when it fails.
+pub fn execve_file(file: BorrowedFd<'_>, args: &CStrings, env: &CStrings) -> Errno {
+    // SAFETY: as in `execve`; the empty path with AT_EMPTY_PATH names the descriptor's file.
+    unsafe {
+        libc::syscall(
+            libc::SYS_execveat,
+            file.as_raw_fd(),
+            c"".as_ptr(),
+            args.pointers.as_ptr(),
+            env.pointers.as_ptr(),
+            libc::AT_EMPTY_PATH,
+        )
+    };
+    Errno::last()
+}
+
+/// pidfd_open(2): `ESRCH` when there is no such process.
+pub fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
+    // SAFETY: plain integers.
+    let fd = answer(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
+    // SAFETY: a fresh descriptor that nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
+/// pidfd_send_signal(2). The signal is a number because real-time signals have no name in `nix`; 0 only asks.
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> nix::Result<()> {
+    // SAFETY: plain integers and a null siginfo.
+    answer(unsafe {
+        libc::syscall(
+            libc::SYS_pidfd_send_signal,
+            pidfd.as_raw_fd(),
+            signal,
+            std::ptr::null::<libc::siginfo_t>(),
+            0,
+        )
+    })?;
+    Ok(())
+}
+
+/// setns(2) with a pidfd: all the namespaces in `flags` at once (kernel 5.8).
+pub fn setns(fd: BorrowedFd<'_>, flags: u64) -> nix::Result<()> {
+    // SAFETY: plain integers.
+    answer(unsafe { libc::syscall(libc::SYS_setns, fd.as_raw_fd(), flags as libc::c_int) })?;
+    Ok(())
+}
+
+/// unshare(2), for the flags that `nix` does not name.
+pub fn unshare(flags: u64) -> nix::Result<()> {
+    // SAFETY: a plain integer.
+    answer(unsafe { libc::syscall(libc::SYS_unshare, flags as libc::c_int) })?;
+    Ok(())
+}
+
+/// The type of the namespace behind a descriptor (`CLONE_NEW*`), by ioctl_ns(2); an error when it is none.
+pub fn namespace_type(fd: BorrowedFd<'_>) -> nix::Result<u64> {
+    const NS_GET_NSTYPE: libc::c_ulong = 0xb703;
+    // SAFETY: this ioctl takes no argument and answers with an integer; other files refuse it.
+    let kind = answer(unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE as _) } as libc::c_long)?;
+    Ok(kind as u64)
+}
+
+/// Every signal back to its default action and none blocked: what a new program expects.
+pub fn reset_signals() -> nix::Result<()> {
+    for number in 1..=libc::SIGRTMAX() {
+        if number == libc::SIGKILL || number == libc::SIGSTOP {
+            continue;
+        }
+        // SAFETY: SIG_DFL is a valid action for each of them; numbers that the C library keeps for itself are refused.
+        unsafe { libc::signal(number, libc::SIG_DFL) };
+    }
+    nix::sys::signal::SigSet::empty().thread_set_mask()
+}
+
+/// The parent-death signal (PR_SET_PDEATHSIG(2const)).
+pub fn die_with_parent(signal: Option<Signal>) -> nix::Result<()> {
+    nix::sys::prctl::set_pdeathsig(signal)
+}
+
+/// Ends this process at once, without running destructors or flushing anything.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: does not return and touches no memory.
+    unsafe { libc::_exit(code) }
+}
+
+/// The flags of `nix` as the kernel's number.
+pub fn bits(flags: CloneFlags) -> u64 {
+    u64::from(flags.bits() as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clone_runs_and_its_pidfd_says_when_it_ends() {
+        match Clone::default().run().unwrap() {
+            Cloned::New => exit_now(7),
+            Cloned::Caller(pid, pidfd) => {
+                use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+                use std::os::fd::AsFd;
+                let status = waitid(Id::PIDFd(pidfd.as_fd()), WaitPidFlag::WEXITED).unwrap();
+                assert_eq!(status, WaitStatus::Exited(pid, 7));
+            }
+        }
+    }
+
+    #[test]
+    fn a_namespace_tells_its_type() {
+        use std::os::fd::AsFd;
+        let file = std::fs::File::open("/proc/self/ns/uts").unwrap();
+        assert_eq!(namespace_type(file.as_fd()).unwrap(), bits(CloneFlags::CLONE_NEWUTS));
+        let other = std::fs::File::open("/proc/self/status").unwrap();
+        assert!(namespace_type(other.as_fd()).is_err());
+    }
+}

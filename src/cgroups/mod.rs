@@ -1,1 +1,399 @@
-//! mod
+//! The cgroup of a container: one directory in every v1 hierarchy that is mounted, and one in the v2 hierarchy if there is one.
+
+pub mod devices;
+mod directory;
+pub mod layout;
+mod plan;
+pub mod resources;
+mod v1;
+mod v2;
+
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
+
+pub use layout::Layout;
+pub use plan::{Plan, plan};
+
+use crate::error::hinted;
+use crate::sys::tasks::{pidfd_open, pidfd_send_signal};
+use directory::{number, open_directory, read_file};
+
+/// How long processes that have been killed may take to end.
+const EXIT_TIME: Duration = Duration::from_secs(10);
+/// Rounds of killing before the processes are stopped first, because they fork faster than they are found.
+const ROUNDS_BEFORE_FREEZE: usize = 3;
+const MAX_ROUNDS: usize = 200;
+
+/// One directory.
+#[derive(Clone, Serialize, Deserialize, Debug, PartialEq, Eq)]
+struct Place {
+    /// The hierarchy's name: the last component of where it is mounted.
+    name: String,
+    /// Its controllers.
+    controllers: Vec<String>,
+    /// The directory, on the host.
+    path: PathBuf,
+    /// No limit needs it, and a runtime without privilege may not have been allowed to make it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    optional: bool,
+}
+
+impl Place {
+    fn has(&self, controller: &str) -> bool {
+        self.controllers.iter().any(|name| name == controller)
+    }
+
+    /// The directory; `None` when it is not there.
+    fn open(&self) -> Result<Option<OwnedFd>> {
+        match open_directory(&self.path) {
+            Err(Errno::ENOENT) => Ok(None),
+            result => result.map(Some).with_context(|| format!("open {}", self.path.display())),
+        }
+    }
+}
+
+/// The host directories of one container's cgroup. Saved in the state; knows nothing of what was written to them.
+#[derive(Clone, Serialize, Deserialize, Debug, Default, PartialEq, Eq)]
+pub struct Cgroup {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    v1: Vec<Place>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unified: Option<Place>,
+}
+
+/// What a process needs to enter a cgroup. All of it can be opened before the process is made.
+#[derive(Debug, Default)]
+pub struct Entry {
+    /// The v2 directory, for `CLONE_INTO_CGROUP`.
+    pub directory: Option<OwnedFd>,
+    /// The `tasks` files of v1: the process writes "0" to each while it has one thread.
+    pub tasks: Vec<OwnedFd>,
+}
+
+impl Cgroup {
+    /// In cgroup v2 and in no v1 hierarchy.
+    pub fn is_v2(&self) -> bool {
+        self.v1.is_empty() && self.unified.is_some()
+    }
+
+    fn places(&self) -> impl Iterator<Item = &Place> {
+        self.v1.iter().chain(&self.unified)
+    }
+
+    /// Opens what a process needs to enter. A hierarchy that could not be made without privilege is left out.
+    pub fn entry(&self) -> Result<Entry> {
+        self.entry_below(|_| Ok(PathBuf::new()))
+    }
+
+    fn entry_below(&self, below: impl Fn(&Place) -> Result<PathBuf>) -> Result<Entry> {
+        let mut entry = Entry::default();
+        for place in &self.v1 {
+            let path = place.path.join(below(place)?).join("tasks");
+            match open(&path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+                Err(Errno::ENOENT) if place.optional => {}
+                result => {
+                    entry.tasks.push(result.with_context(|| format!("open {}", path.display()))?);
+                }
+            }
+        }
+        if let Some(place) = &self.unified {
+            let path = place.path.join(below(place)?);
+            match open_directory(&path) {
+                Err(Errno::ENOENT) if place.optional => {}
+                result => {
+                    entry.directory = Some(result.with_context(|| format!("open {}", path.display()))?);
+                }
+            }
+        }
+        Ok(entry)
+    }
+
+    /// Opens what one more process of the container needs to enter: the container's cgroup, or what `sub` (from
+    /// [`parse_exec_cgroup`]) names below it. Where the container hands v2 controllers down to cgroups of its own, nothing can
+    /// enter the top one, and the process goes to where `init` is.
+    pub fn entry_for_exec(&self, init: Pid, sub: Option<&[(Option<String>, String)]>) -> Result<Entry> {
+        let sub = sub.unwrap_or_default();
+        self.check_sub(sub)?;
+        if !sub.is_empty() {
+            return self.entry_below(|place| {
+                let named = sub.iter().find(|(controller, _)| {
+                    controller.as_deref().is_none_or(|controller| {
+                        place.has(controller) || place.has(&format!("name={controller}"))
+                    })
+                });
+                named.map_or(Ok(PathBuf::new()), |(_, path)| inside(path))
+            });
+        }
+        let mut entry = self.entry()?;
+        if let Some(top) = &entry.directory
+            && v2::hands_down(top.as_fd()).unwrap_or(false)
+            && let Some(directory) = find(top, init)?
+        {
+            entry.directory = Some(directory);
+        }
+        Ok(entry)
+    }
+
+    fn check_sub(&self, sub: &[(Option<String>, String)]) -> Result<()> {
+        for (controller, path) in sub {
+            inside(path)?;
+            let Some(controller) = controller else { continue };
+            if self.is_v2() {
+                return Err(hinted(
+                    format!("--cgroup: {controller}:{path}: cgroup v2 has one hierarchy for all controllers"),
+                    "give the path alone",
+                ));
+            }
+            if !self.places().any(|place| place.has(controller) || place.has(&format!("name={controller}"))) {
+                bail!("--cgroup: {controller}: no such controller is mounted");
+            }
+        }
+        Ok(())
+    }
+
+    /// Every process of the cgroup and those below it, in this process's PID namespace. None when the cgroup is gone.
+    pub fn processes(&self) -> Result<Vec<Pid>> {
+        let mut all = BTreeSet::new();
+        for place in self.places() {
+            let found = directory::tree_processes(&place.path)
+                .with_context(|| format!("read the processes of {}", place.path.display()))?;
+            all.extend(found);
+        }
+        Ok(all.into_iter().collect())
+    }
+
+    /// Sends a signal to every process; one that is gone meanwhile is no error. SIGKILL reaches those that are being forked
+    /// and those that are frozen too.
+    pub fn signal_all(&self, signal: i32) -> Result<()> {
+        if signal == libc::SIGKILL {
+            return self.kill_all();
+        }
+        let listed = self.processes()?;
+        self.signal(&listed, signal)
+    }
+
+    fn kill_all(&self) -> Result<()> {
+        if let Some(place) = &self.unified
+            && let Some(directory) = place.open()?
+        {
+            match v2::kill(directory.as_fd()) {
+                Ok(()) if self.v1.is_empty() => return Ok(()),
+                // an old kernel, or a threaded cgroup: one by one
+                Ok(()) | Err(Errno::ENOENT | Errno::EOPNOTSUPP | Errno::ENODEV) => {}
+                Err(errno) => return Err(errno).context("write \"1\" to cgroup.kill"),
+            }
+        }
+        let mut killed: BTreeSet<Pid> = BTreeSet::new();
+        let mut settled = false;
+        for round in 0..MAX_ROUNDS {
+            let listed = self.processes()?;
+            let fresh: Vec<Pid> = listed.iter().copied().filter(|pid| !killed.contains(pid)).collect();
+            if fresh.is_empty() {
+                if settled {
+                    return Ok(());
+                }
+                // frozen processes die when they are thawed, and one that was in the middle of a fork may have a child
+                self.set_frozen(false)?;
+                settled = true;
+                continue;
+            }
+            settled = false;
+            if round == ROUNDS_BEFORE_FREEZE {
+                self.set_frozen(true)?;
+            }
+            self.signal(&fresh, libc::SIGKILL)?;
+            killed = listed.into_iter().collect();
+        }
+        self.set_frozen(false)?;
+        bail!("kill the cgroup's processes: new ones appear faster than they can be killed")
+    }
+
+    /// A number may be given to another process between reading it and opening it: only what is still listed after it has
+    /// been opened is one of ours.
+    fn signal(&self, pids: &[Pid], signal: i32) -> Result<()> {
+        let mut opened = Vec::with_capacity(pids.len());
+        for pid in pids {
+            match pidfd_open(*pid) {
+                Ok(pidfd) => opened.push((*pid, pidfd)),
+                Err(Errno::ESRCH | Errno::EINVAL) => {}
+                Err(errno) => return Err(errno).with_context(|| format!("open process {pid}")),
+            }
+        }
+        if opened.is_empty() {
+            return Ok(());
+        }
+        let listed = self.processes()?;
+        for (pid, pidfd) in opened {
+            if listed.binary_search(&pid).is_err() {
+                continue;
+            }
+            match pidfd_send_signal(pidfd.as_fd(), signal) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(errno) => {
+                    return Err(errno).with_context(|| format!("send signal {signal} to process {pid}"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The place with the freezer: v1's where it is mounted.
+    fn freezer(&self) -> Option<(&Place, bool)> {
+        let v1 = self.v1.iter().find(|place| place.has("freezer"));
+        v1.map(|place| (place, false)).or(self.unified.as_ref().map(|place| (place, true)))
+    }
+
+    /// Tells the freezer, without waiting for it; nothing where there is none.
+    fn set_frozen(&self, frozen: bool) -> Result<()> {
+        let Some((place, unified)) = self.freezer() else { return Ok(()) };
+        let Some(directory) = place.open()? else { return Ok(()) };
+        let (file, text) = match (unified, frozen) {
+            (true, true) => ("cgroup.freeze", "1"),
+            (true, false) => ("cgroup.freeze", "0"),
+            (false, true) => ("freezer.state", "FROZEN"),
+            (false, false) => ("freezer.state", "THAWED"),
+        };
+        match directory::write_file(directory.as_fd(), file, text) {
+            Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => Ok(()),
+            Err(errno) => {
+                Err(errno).with_context(|| format!("write {text:?} to {}/{file}", place.path.display()))
+            }
+        }
+    }
+
+    /// Stops every process of the container, and returns when all have stopped. Undone when one cannot be stopped.
+    pub fn freeze(&self) -> Result<()> {
+        self.with_freezer("freeze", |directory, unified| {
+            if unified { v2::freeze(directory.as_fd()) } else { v1::freeze(directory.as_fd()) }
+        })
+    }
+
+    /// Lets the processes go on.
+    pub fn thaw(&self) -> Result<()> {
+        self.with_freezer("thaw", |directory, unified| {
+            if unified { v2::thaw(directory.as_fd()) } else { v1::thaw(directory.as_fd()) }
+        })
+    }
+
+    fn with_freezer(&self, what: &str, act: impl FnOnce(&OwnedFd, bool) -> Result<()>) -> Result<()> {
+        let Some((place, unified)) = self.freezer() else {
+            return Err(hinted(
+                format!("{what}: no freezer cgroup is mounted"),
+                "mount the freezer controller (cgroup v1) or cgroup2",
+            ));
+        };
+        let context = || format!("{what} {}", place.path.display());
+        let directory = place.open()?.ok_or(Errno::ENOENT).with_context(context)?;
+        act(&directory, unified).with_context(context)
+    }
+
+    /// Whether the processes are stopped or told to. False when the cgroup is gone or there is no freezer.
+    pub fn is_frozen(&self) -> Result<bool> {
+        let Some((place, unified)) = self.freezer() else { return Ok(false) };
+        let Some(directory) = place.open()? else { return Ok(false) };
+        let frozen =
+            if unified { v2::is_frozen(directory.as_fd()) } else { v1::is_frozen(directory.as_fd()) };
+        match frozen {
+            Err(Errno::ENOENT | Errno::ENODEV) => Ok(false),
+            result => result.with_context(|| format!("read the freezer of {}", place.path.display())),
+        }
+    }
+
+    /// Removes the cgroup and all below it, in every hierarchy. Processes that are exiting are waited for, 10 s at most in all;
+    /// those that nobody has killed are not killed here. The first error is told after everything else has been tried.
+    pub fn remove(&self) -> Result<()> {
+        let deadline = Instant::now() + EXIT_TIME;
+        let mut result = Ok(());
+        for place in self.places() {
+            result = result.and(directory::remove(&place.path, deadline));
+        }
+        result
+    }
+
+    /// How many processes the kernel has killed in this cgroup because its memory limit was reached; `None` when nobody
+    /// counts.
+    pub fn oom_kills(&self) -> Option<u64> {
+        let v1 = self.v1.iter().find(|place| place.has("memory")).map(|place| (place, "memory.oom_control"));
+        let (place, file) = v1.or(self.unified.as_ref().map(|place| (place, "memory.events")))?;
+        let directory = open_directory(&place.path).ok()?;
+        number(&read_file(directory.as_fd(), file).ok()?, "oom_kill")
+    }
+
+    /// What a `cgroup` mount in the container shows: of v1 each hierarchy's name and the container's own directory in it, of v2
+    /// the directory under the name "".
+    pub fn mount_sources(&self) -> Vec<(String, PathBuf)> {
+        match &self.unified {
+            Some(place) if self.v1.is_empty() => vec![(String::new(), place.path.clone())],
+            _ => self.v1.iter().map(|place| (place.name.clone(), place.path.clone())).collect(),
+        }
+    }
+}
+
+/// The cgroup at `top` or below that `pid` is in.
+fn find(top: &OwnedFd, pid: Pid) -> Result<Option<OwnedFd>> {
+    let mut found = None;
+    directory::visit(top.try_clone()?, |directory, _| {
+        if found.is_none() && directory::processes(directory)?.contains(&pid) {
+            found = Some(directory.try_clone_to_owned().map_err(|_| Errno::EMFILE)?);
+        }
+        Ok::<(), Errno>(())
+    })
+    .context("look for the cgroup of the container's init")?;
+    Ok(found)
+}
+
+/// A path below the container's cgroup, without leading slash; refused when it leads out.
+fn inside(path: &str) -> Result<PathBuf> {
+    let mut clean = PathBuf::new();
+    for part in Path::new(path).components() {
+        match part {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir if !clean.pop() => {
+                bail!("--cgroup: {path:?}: leads out of the container's cgroup")
+            }
+            Component::ParentDir | Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    Ok(clean)
+}
+
+/// The values of `exec --cgroup`: `PATH` for all hierarchies or `CONTROLLER[,CONTROLLER...]:PATH`, each below the container's
+/// cgroup. One pair for each controller.
+pub fn parse_exec_cgroup(values: &[String]) -> Result<Vec<(Option<String>, String)>> {
+    let mut parsed: Vec<(Option<String>, String)> = Vec::new();
+    for value in values {
+        let (controllers, path) = match value.split_once(':') {
+            Some((controllers, path)) => (controllers.split(',').map(Some).collect(), path),
+            None => (vec![None], value.as_str()),
+        };
+        if path.is_empty() || controllers.contains(&Some("")) {
+            return Err(hinted(
+                format!("--cgroup: {value:?}: not of the form [CONTROLLER[,CONTROLLER...]:]PATH"),
+                "for example --cgroup sub or --cgroup cpu,memory:sub",
+            ));
+        }
+        inside(path)?;
+        for controller in controllers {
+            let controller = controller.map(str::to_owned);
+            if parsed.iter().any(|(earlier, _)| *earlier == controller) {
+                match controller {
+                    Some(controller) => bail!("--cgroup: {controller} is given twice"),
+                    None => bail!("--cgroup: a path for all controllers is given twice"),
+                }
+            }
+            parsed.push((controller, path.to_owned()));
+        }
+    }
+    // a controller's own path goes before the one for all
+    parsed.sort_by_key(|(controller, _)| controller.is_none());
+    Ok(parsed)
+}

@@ -1,0 +1,447 @@
+//! What a container's cgroup will be: decided from the configuration and the host's layout before anything is touched.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use oci_spec::runtime::{Linux, LinuxResources};
+
+use super::directory::{make, open_directory, open_file, write_all, write_file};
+use super::layout::{Hierarchy, Layout};
+use super::resources::{Cell, Line, Missing, Row, TABLE, check};
+use super::{Cgroup, Place, devices, v1, v2};
+use crate::error::hinted;
+use crate::findings::Findings;
+use crate::sys::bpf::Extended;
+
+/// A container's cgroup and what is to be written to it. Made by [`plan`]; nothing is touched before [`Plan::create`].
+#[derive(Debug)]
+pub struct Plan {
+    cgroup: Cgroup,
+    /// Where the hierarchies are mounted, in the order of the cgroup's places.
+    mounts: Vec<PathBuf>,
+    /// The v2 controllers that the writes need.
+    enable: Vec<String>,
+    devices: Devices,
+    /// Writes without which nothing could enter: v1 cpusets.
+    early: Vec<Write>,
+    writes: Vec<Write>,
+    rootless: bool,
+}
+
+#[derive(Debug)]
+enum Devices {
+    None,
+    /// For the v1 place of that index.
+    Lines(usize, Vec<devices::Line>),
+    Program(Vec<Extended>),
+}
+
+/// One write.
+#[derive(Debug)]
+struct Write {
+    /// The index of the place; the unified one comes after those of v1.
+    place: usize,
+    file: String,
+    text: String,
+    field: String,
+    missing: Missing,
+}
+
+/// Plans the cgroup of container `id`: where it is (`linux.cgroupsPath`) and what `linux.resources` asks for. `rootless`: the
+/// runtime may have no privilege, and does without a cgroup that it may not make when no limit needs it.
+///
+/// An absolute path is below the mount points. A relative one, or the id when there is none, is below this process's own cgroup on
+/// v1; on v2 below the one above it, because a cgroup with processes cannot hand controllers down.
+pub fn plan(
+    layout: &Layout,
+    id: &str,
+    linux: Option<&Linux>,
+    rootless: bool,
+    findings: &mut Findings,
+) -> Plan {
+    let wanted =
+        linux.and_then(|linux| linux.cgroups_path().as_deref()).filter(|path| !path.as_os_str().is_empty());
+    let path = clean(wanted.unwrap_or(Path::new(id)));
+    if path.as_os_str().is_empty() || path.as_os_str().as_encoded_bytes().contains(&0) {
+        findings.problem_hint(
+            "linux.cgroupsPath",
+            format!("{:?} names no cgroup below the root one", wanted.unwrap_or(Path::new(id))),
+            "give the container a cgroup of its own, for example \"/containers/NAME\"",
+        );
+    }
+    let absolute = wanted.is_some_and(Path::is_absolute);
+    let mut plan = Plan {
+        cgroup: Cgroup {
+            v1: layout.v1.iter().map(|hierarchy| place(hierarchy, absolute, &path, false)).collect(),
+            unified: layout.unified.as_ref().map(|hierarchy| place(hierarchy, absolute, &path, true)),
+        },
+        mounts: layout.v1.iter().chain(&layout.unified).map(|hierarchy| hierarchy.mount.clone()).collect(),
+        enable: Vec::new(),
+        devices: Devices::None,
+        early: Vec::new(),
+        writes: Vec::new(),
+        rootless,
+    };
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    if let Some(resources) = resources {
+        check(resources, findings);
+        for row in TABLE {
+            plan.add_row(row, resources, findings);
+        }
+    }
+    let rules = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
+    plan.add_devices(&devices::rules(rules, findings), findings);
+    if rootless {
+        plan.mark_optional();
+    }
+    plan
+}
+
+/// Without `.` and slashes in front; `..` stops at the top, so that it never leads out.
+fn clean(path: &Path) -> PathBuf {
+    let mut clean = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => {
+                clean.pop();
+            }
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    clean
+}
+
+fn place(hierarchy: &Hierarchy, absolute: bool, path: &Path, unified: bool) -> Place {
+    let mut directory = hierarchy.mount.clone();
+    if !absolute && let Some(own) = &hierarchy.own {
+        directory.push(if unified { own.parent().unwrap_or(Path::new("")) } else { own });
+    }
+    directory.push(path);
+    Place {
+        name: hierarchy.name.clone(),
+        controllers: hierarchy.controllers.clone(),
+        path: directory,
+        optional: false,
+    }
+}
+
+/// The controller a unified file belongs to: `memory.high` to `memory`.
+fn owner(file: &str) -> &str {
+    file.split_once('.').map_or(file, |(controller, _)| controller)
+}
+
+impl Plan {
+    fn place(&self, index: usize) -> Result<&Place> {
+        self.cgroup.places().nth(index).context("the cgroup plan names a hierarchy that is not there")
+    }
+
+    /// Where a row's field is written on this host: to whichever hierarchy has the controller.
+    fn add_row(&mut self, row: &Row, resources: &LinuxResources, findings: &mut Findings) {
+        if let Some(cell) = &row.v1
+            && let Some(index) = self.cgroup.v1.iter().position(|place| place.has(cell.controller))
+        {
+            for line in (cell.lines)(resources) {
+                let early = cell.controller == "cpuset";
+                let write = write(row, cell, index, line);
+                if early { self.early.push(write) } else { self.writes.push(write) }
+            }
+            return;
+        }
+        match &row.v2 {
+            Some(cell) => {
+                for line in (cell.lines)(resources) {
+                    self.add_v2(row, cell, line, findings);
+                }
+            }
+            None => {
+                for line in row.v1.iter().flat_map(|cell| (cell.lines)(resources)) {
+                    self.miss(row, &line, findings);
+                }
+            }
+        }
+    }
+
+    fn add_v2(&mut self, row: &Row, cell: &Cell, line: Line, findings: &mut Findings) {
+        let controller = if cell.controller.is_empty() { owner(&line.part) } else { cell.controller };
+        let core = cell.controller.is_empty() && controller == "cgroup";
+        let unified = self.cgroup.unified.as_ref();
+        if unified.is_some_and(|place| core || place.has(controller)) {
+            if !core && !self.enable.iter().any(|name| name == controller) {
+                self.enable.push(controller.to_owned());
+            }
+            self.writes.push(write(row, cell, self.cgroup.v1.len(), line));
+            return;
+        }
+        let controller = controller.to_owned();
+        missing(&field(row, &line), &controller, findings);
+    }
+
+    /// A field that only v1 has, where its controller is not mounted.
+    fn miss(&self, row: &Row, line: &Line, findings: &mut Findings) {
+        let controller = row.v1.map_or("", |cell| cell.controller);
+        let newer = if controller == "blkio" { "io" } else { controller };
+        let field = field(row, line);
+        if self.cgroup.unified.as_ref().is_some_and(|place| place.has(newer)) {
+            findings.warn(field, "not applied: cgroup v2 has nothing like it");
+        } else {
+            missing(&field, controller, findings);
+        }
+    }
+
+    fn add_devices(&mut self, rules: &[devices::Rule], findings: &mut Findings) {
+        if let Some(index) = self.cgroup.v1.iter().position(|place| place.has("devices")) {
+            self.devices = Devices::Lines(index, devices::lines(rules, findings));
+        } else if self.cgroup.unified.is_some() {
+            self.devices = devices::program(rules).map_or(Devices::None, Devices::Program);
+        } else if !self.rootless {
+            findings.problem_hint(
+                "linux.resources.devices",
+                "there is neither the devices controller of cgroup v1 nor cgroup v2 to keep the container from devices",
+                "mount cgroup2 at /sys/fs/cgroup",
+            );
+        }
+    }
+
+    fn mark_optional(&mut self) {
+        let used: Vec<usize> = self.early.iter().chain(&self.writes).map(|write| write.place).collect();
+        for (index, place) in self.cgroup.v1.iter_mut().chain(&mut self.cgroup.unified).enumerate() {
+            place.optional = !used.contains(&index);
+        }
+    }
+
+    /// The directories, known before they are made: a claim on them can be saved first.
+    pub fn cgroup(&self) -> &Cgroup {
+        &self.cgroup
+    }
+
+    /// One line for each step of [`Plan::create`] and [`Plan::apply`].
+    pub fn describe(&self) -> Vec<String> {
+        let mut steps: Vec<String> =
+            self.cgroup.places().map(|place| format!("mkdir {}", place.path.display())).collect();
+        if !self.enable.is_empty() {
+            steps.push(format!("enable cgroup controllers {}", self.enable.join(", ")));
+        }
+        let line = |write: &Write| {
+            let path = self.place(write.place).map(|place| place.path.join(&write.file)).unwrap_or_default();
+            format!("write {} = {} ({})", path.display(), write.text, write.field)
+        };
+        steps.extend(self.early.iter().map(line));
+        match &self.devices {
+            Devices::None => {}
+            Devices::Lines(_, lines) => steps.extend(lines.iter().map(|line| {
+                let file = if line.allow { "devices.allow" } else { "devices.deny" };
+                format!("write {file} = {} (linux.resources.devices)", line.text)
+            })),
+            Devices::Program(program) => steps.push(format!(
+                "attach an eBPF device program of {} instructions (linux.resources.devices)",
+                program.len()
+            )),
+        }
+        steps.extend(self.writes.iter().map(line));
+        steps
+    }
+
+    /// Makes the directories and sets what must hold before a process enters: cpusets, v2 controllers, device rules. All
+    /// or nothing: what was made is removed when a step fails.
+    ///
+    /// Refuses a cgroup that is there already and has processes or is frozen: it is somebody else's.
+    pub fn create(&self) -> Result<()> {
+        let mut made = Vec::new();
+        let result = self.make(&mut made);
+        if result.is_err() {
+            for path in made.iter().rev() {
+                // somebody may have gone in meanwhile; then it stays
+                let _kept =
+                    nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, path, nix::unistd::UnlinkatFlags::RemoveDir);
+            }
+        }
+        result
+    }
+
+    fn make(&self, made: &mut Vec<PathBuf>) -> Result<()> {
+        let mut fresh = Vec::with_capacity(self.mounts.len());
+        for (place, mount) in self.cgroup.places().zip(&self.mounts) {
+            match make(mount, &place.path, made) {
+                Ok(new) => fresh.push(Some(new)),
+                Err(Errno::EACCES | Errno::EPERM | Errno::EROFS) if place.optional => fresh.push(None),
+                Err(errno) => {
+                    return Err(errno).with_context(|| format!("make cgroup {}", place.path.display()));
+                }
+            }
+        }
+        if fresh.contains(&Some(false)) {
+            self.refuse_used()?;
+        }
+        let unified = self.cgroup.v1.len();
+        if let (Some(place), Some(mount)) = (&self.cgroup.unified, self.mounts.get(unified))
+            && fresh.get(unified) != Some(&None)
+        {
+            v2::enable(mount, &place.path, &self.enable)?;
+        }
+        self.write_all(&self.early)?;
+        self.fill_cpuset(&fresh)?;
+        self.limit_devices(&fresh)
+    }
+
+    fn refuse_used(&self) -> Result<()> {
+        let processes = self.cgroup.processes()?;
+        if !processes.is_empty() {
+            return Err(hinted(
+                format!("container's cgroup is not empty: {} process(es) found", processes.len()),
+                "another container or service uses this linux.cgroupsPath; choose another",
+            ));
+        }
+        if self.cgroup.is_frozen()? {
+            bail!("container's cgroup is frozen");
+        }
+        Ok(())
+    }
+
+    fn fill_cpuset(&self, fresh: &[Option<bool>]) -> Result<()> {
+        for (index, (place, mount)) in self.cgroup.v1.iter().zip(&self.mounts).enumerate() {
+            if place.has("cpuset") && fresh.get(index) != Some(&None) {
+                v1::fill_cpuset(mount, &place.path)
+                    .with_context(|| format!("give cpuset {} its defaults", place.path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn limit_devices(&self, fresh: &[Option<bool>]) -> Result<()> {
+        let result = match &self.devices {
+            Devices::None => Ok(()),
+            Devices::Lines(index, _) if fresh.get(*index) == Some(&None) => Ok(()),
+            Devices::Lines(index, lines) => write_devices(&self.place(*index)?.path, lines),
+            Devices::Program(program) => match (&self.cgroup.unified, fresh.last()) {
+                (Some(place), Some(Some(fresh))) => open_directory(&place.path)
+                    .with_context(|| format!("open {}", place.path.display()))
+                    .and_then(|directory| devices::attach(directory.as_fd(), program, *fresh)),
+                _ => Ok(()),
+            },
+        };
+        match result {
+            // without privilege no device node can be made, and those that are bind-mounted are the user's own
+            Err(error)
+                if self.rootless
+                    && matches!(crate::error::errno(&error), Some(Errno::EPERM | Errno::EACCES)) =>
+            {
+                Ok(())
+            }
+            result => result.context("linux.resources.devices"),
+        }
+    }
+
+    /// Writes the limits. Init may be in the cgroup and at work meanwhile.
+    pub fn apply(&self) -> Result<()> {
+        self.write_all(&self.writes)
+    }
+
+    /// In order, and what the kernel finds invalid once more afterwards: of two values that must fit each other (memory and
+    /// swap, quota and period) either may have to go first, depending on what is there.
+    fn write_all(&self, writes: &[Write]) -> Result<()> {
+        let mut open: Option<(usize, OwnedFd)> = None;
+        let mut again = Vec::new();
+        for write in writes {
+            if open.as_ref().is_none_or(|(place, _)| *place != write.place) {
+                let path = &self.place(write.place)?.path;
+                let directory = open_directory(path).with_context(|| format!("open {}", path.display()))?;
+                open = Some((write.place, directory));
+            }
+            let Some((_, directory)) = &open else { continue };
+            match self.write_one(write, directory) {
+                Err(error) if crate::error::errno(&error) == Some(Errno::EINVAL) => again.push(write),
+                result => result?,
+            }
+        }
+        for write in again {
+            let path = &self.place(write.place)?.path;
+            let directory = open_directory(path).with_context(|| format!("open {}", path.display()))?;
+            self.write_one(write, &directory)?;
+        }
+        Ok(())
+    }
+
+    fn write_one(&self, write: &Write, directory: &OwnedFd) -> Result<()> {
+        let place = self.place(write.place)?;
+        let context = |file: &str, text: &str| {
+            format!("{}: write {text:?} to {}", write.field, place.path.join(file).display())
+        };
+        let errno = match write_file(directory.as_fd(), &write.file, &write.text) {
+            Ok(()) => return Ok(()),
+            Err(Errno::ENOENT) => match write.missing {
+                Missing::Ignore => return Ok(()),
+                Missing::IgnoreIf(texts) if texts.contains(&write.text.as_str()) => return Ok(()),
+                Missing::Use(file, convert) => {
+                    let text = convert(&write.text);
+                    match write_file(directory.as_fd(), file, &text) {
+                        Err(Errno::ENOENT) => Errno::ENOENT,
+                        result => return result.with_context(|| context(file, &text)),
+                    }
+                }
+                Missing::Refuse | Missing::IgnoreIf(_) => Errno::ENOENT,
+            },
+            Err(errno) => errno,
+        };
+        let error = match errno {
+            Errno::ENOENT => anyhow::Error::new(errno).context(hint_for_missing(&write.file)),
+            Errno::EBUSY if write.file.starts_with("memory.") => {
+                anyhow::Error::new(errno).context(crate::error::Hinted {
+                    message: "the container uses more already".to_owned(),
+                    hint: "raise the limit".to_owned(),
+                })
+            }
+            errno => errno.into(),
+        };
+        Err(error.context(context(&write.file, &write.text)))
+    }
+}
+
+fn write_devices(path: &Path, lines: &[devices::Line]) -> Result<()> {
+    let directory = open_directory(path).with_context(|| format!("open {}", path.display()))?;
+    let open = |file: &str| {
+        open_file(directory.as_fd(), file, OFlag::O_WRONLY)
+            .with_context(|| format!("open {}", path.join(file).display()))
+    };
+    let (allow, deny) = (open("devices.allow")?, open("devices.deny")?);
+    for line in lines {
+        let (file, name) = if line.allow { (&allow, "devices.allow") } else { (&deny, "devices.deny") };
+        write_all(file.as_fd(), &line.text)
+            .with_context(|| format!("write {:?} to {}", line.text, path.join(name).display()))?;
+    }
+    Ok(())
+}
+
+fn hint_for_missing(file: &str) -> crate::error::Hinted {
+    let hint = if file.contains("memsw") || file.contains("swap") {
+        "the kernel does not count swap: boot with swapaccount=1, or leave the limit out"
+    } else {
+        "this kernel was built without it; leave the limit out"
+    };
+    crate::error::Hinted { message: "the kernel has no such limit".to_owned(), hint: hint.to_owned() }
+}
+
+fn field(row: &Row, line: &Line) -> String {
+    format!("linux.resources.{}{}", row.field, line.suffix)
+}
+
+fn write(row: &Row, cell: &Cell, place: usize, line: Line) -> Write {
+    Write {
+        place,
+        file: cell.file.replace("{}", &line.part),
+        field: field(row, &line),
+        text: line.text,
+        missing: cell.missing,
+    }
+}
+
+fn missing(field: &str, controller: &str, findings: &mut Findings) {
+    findings.problem_hint(
+        field,
+        format!("the cgroup controller {controller:?} is not available on this host"),
+        "mount or enable the controller (/proc/cgroups lists what the kernel has), or leave the limit out",
+    );
+}

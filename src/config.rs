@@ -1,1 +1,208 @@
-//! config
+//! The bundle: `config.json` is read once, and what is wrong in it is refused with the name of the field.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use oci_spec::runtime::{Process, Spec};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::credentials::unknown_capabilities;
+use crate::error::hinted;
+use crate::findings::Findings;
+
+/// A longer `config.json` is refused (bytes).
+const MAX_CONFIG: u64 = 16 << 20;
+/// The newest runtime-spec that berth knows.
+pub const SPEC_VERSION: &str = "1.3.0";
+
+/// A bundle's configuration.
+#[derive(Debug)]
+pub struct Config {
+    /// What it asks for.
+    pub spec: Spec,
+    /// The text it was read from.
+    pub text: Vec<u8>,
+    /// The bundle, absolute and without symbolic links; it is the working directory from now on.
+    pub bundle: PathBuf,
+}
+
+/// Enters the bundle and reads its configuration (`file` in place of `config.json`).
+pub fn load(bundle: &Path, file: Option<&Path>, findings: &mut Findings) -> Result<Config> {
+    let file = file.map(std::path::absolute).transpose().context("--config")?;
+    if !bundle.as_os_str().is_empty() && bundle != Path::new(".") {
+        nix::unistd::chdir(bundle).with_context(|| format!("bundle {bundle:?}"))?;
+    }
+    let bundle = nix::unistd::getcwd().context("bundle")?;
+    let path = file.unwrap_or_else(|| bundle.join("config.json"));
+    let text = read(&path)?;
+    let spec = parse(&text, findings).with_context(|| format!("{path:?}"))?;
+    Ok(Config { spec, text, bundle })
+}
+
+/// Parses a configuration that was accepted before.
+pub fn parse_saved(text: &[u8]) -> Result<Spec> {
+    parse(text, &mut Findings::default()).context("the saved config.json")
+}
+
+/// Reads a `--process` file.
+pub fn load_process(path: &Path, findings: &mut Findings) -> Result<Process> {
+    let text = read(path)?;
+    decode(&text, |value, findings| unknown_capabilities_of(value, "", findings), findings)
+        .with_context(|| format!("--process {path:?}"))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let hint = "a bundle is a directory with config.json and the root file system; `berth spec` makes a config.json";
+    let open = || -> Result<Vec<u8>> {
+        let mut options = File::options();
+        std::os::unix::fs::OpenOptionsExt::custom_flags(options.read(true), libc::O_NONBLOCK | libc::O_CLOEXEC);
+        let file = options.open(path)?;
+        let kind = file.metadata()?.file_type();
+        // a process description may come through a pipe; a device or directory is a mistake
+        if kind.is_dir() || kind.is_block_device() {
+            bail!("is not a file");
+        }
+        let mut text = Vec::new();
+        file.take(MAX_CONFIG + 1).read_to_end(&mut text)?;
+        if text.len() as u64 > MAX_CONFIG {
+            bail!("is longer than {} MiB", MAX_CONFIG >> 20);
+        }
+        Ok(text)
+    };
+    open().map_err(|error| match crate::error::errno(&error) {
+        Some(nix::errno::Errno::ENOENT) if path.file_name() == Some(OsStr::new("config.json")) => {
+            hinted(format!("open {path:?}: {}", crate::error::text(&error)), hint)
+        }
+        _ => error.context(format!("open {path:?}")),
+    })
+}
+
+fn parse(text: &[u8], findings: &mut Findings) -> Result<Spec> {
+    let spec: Spec = decode(
+        text,
+        |value, findings| {
+            if let Some(process) = value.get_mut("process") {
+                unknown_capabilities_of(process, "process.", findings);
+            }
+        },
+        findings,
+    )?;
+    check_version(spec.version(), findings);
+    Ok(spec)
+}
+
+fn unknown_capabilities_of(process: &mut Value, prefix: &str, findings: &mut Findings) {
+    if let Some(capabilities) = process.get_mut("capabilities") {
+        unknown_capabilities(capabilities, &format!("{prefix}capabilities"), findings);
+    }
+}
+
+/// Parses JSON into the spec's types. What these are too strict for (null members, duplicate keys, unknown capability
+/// names) is mended in a second try, which also names the field that is wrong.
+fn decode<T: DeserializeOwned>(
+    text: &[u8],
+    mend: impl FnOnce(&mut Value, &mut Findings),
+    findings: &mut Findings,
+) -> Result<T> {
+    if let Ok(value) = serde_json::from_slice(text) {
+        return Ok(value);
+    }
+    // a syntax error says its line and column
+    let mut value: Value = serde_json::from_slice(text).context("broken JSON")?;
+    drop_nulls(&mut value);
+    mend(&mut value, findings);
+    serde_path_to_error::deserialize(value).map_err(|error| {
+        let field = error.path().to_string();
+        let place = serde_json::from_slice::<IgnoredAs<T>>(text).err().filter(|error| error.line() > 0);
+        match place {
+            Some(place) => {
+                anyhow::anyhow!("{field}: {} (line {}, column {})", error.inner(), place.line(), place.column())
+            }
+            None => anyhow::anyhow!("{field}: {}", error.inner()),
+        }
+    })
+}
+
+/// Decodes as `T` and keeps nothing: only the place of the error is wanted.
+struct IgnoredAs<T>(std::marker::PhantomData<T>);
+
+impl<'de, T: DeserializeOwned> serde::Deserialize<'de> for IgnoredAs<T> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        T::deserialize(deserializer).map(|_| Self(std::marker::PhantomData))
+    }
+}
+
+fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(members) => {
+            members.retain(|_, member| !member.is_null());
+            members.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(elements) => elements.iter_mut().for_each(drop_nulls),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}
+
+fn check_version(version: &str, findings: &mut Findings) {
+    let mut parts = version.split(['.', '-', '+']);
+    let numbers: Vec<u32> = parts.by_ref().take(3).filter_map(|part| part.parse().ok()).collect();
+    match numbers.as_slice() {
+        [1, _, _] => {}
+        [_, _, _] => findings.problem(
+            "ociVersion",
+            format!("{version:?} is not supported: berth knows runtime-spec 1.0.0 to {SPEC_VERSION}"),
+        ),
+        _ => findings.problem("ociVersion", format!("{version:?} is not a version (such as {SPEC_VERSION:?})")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> (Result<Spec>, Findings) {
+        let mut findings = Findings::default();
+        let spec = parse(text.as_bytes(), &mut findings);
+        (spec, findings)
+    }
+
+    #[test]
+    fn broken_json_says_where() {
+        let error = parsed("{\n  \"ociVersion\": \"1.0.0\",,\n}").0.unwrap_err();
+        let text = crate::error::text(&error);
+        assert!(text.contains("line 2 column 26"), "{text}");
+    }
+
+    #[test]
+    fn a_wrong_type_names_the_field_and_the_place() {
+        let error = parsed("{\"ociVersion\":\"1.0.0\",\n\"process\":{\"user\":{\"uid\":\"root\",\"gid\":0},\"cwd\":\"/\"}}").0.unwrap_err();
+        let text = crate::error::text(&error);
+        assert!(text.contains("process.user.uid: invalid type"), "{text}");
+        assert!(text.contains("line 2"), "{text}");
+    }
+
+    #[test]
+    fn unknown_properties_nulls_and_duplicates_are_no_errors() {
+        let (spec, findings) = parsed(
+            r#"{"ociVersion":"1.0.2-dev","x-new":{"a":1},"hostname":"a","hostname":"b","linux":{"namespaces":null,"maskedPaths":null},"process":{"user":{"uid":null,"gid":0},"cwd":"/"}}"#,
+        );
+        assert_eq!(spec.unwrap().hostname().as_deref(), Some("b"));
+        assert!(findings.problems.is_empty());
+    }
+
+    #[test]
+    fn versions_that_are_not_ours_are_problems() {
+        for (version, problems) in
+            [("1.0.0", 0), ("1.0.0-rc5", 0), ("1.3.0+dev", 0), ("1.4.0", 0), ("2.0.0", 1), ("0.9.0", 1), ("one", 1), ("", 1)]
+        {
+            let mut findings = Findings::default();
+            check_version(version, &mut findings);
+            assert_eq!(findings.problems.len(), problems, "{version}");
+        }
+    }
+}

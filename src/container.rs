@@ -1,1 +1,480 @@
-//! container
+//! The operations by their runtime-spec names, each a short story: load the state, is it allowed, do it.
+
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::unistd::Pid;
+
+use crate::config;
+use crate::creation::{self, Made, Purpose};
+use crate::error::{hinted, phrases, text};
+use crate::findings::Findings;
+use crate::foreground::{self, Signals};
+use crate::gate;
+use crate::hooks::{self, Hooks};
+use crate::host::Host;
+use crate::log::Log;
+use crate::notify;
+use crate::options::{
+    CgroupDriver, CheckOptions, CreateOptions, DeleteOptions, GlobalOptions, KillOptions, Rootless, RunOptions, StateRoot,
+};
+use crate::plan::Request;
+use crate::process;
+use crate::rootfs;
+use crate::state::{Directory, Root, State, Status};
+use crate::sys::descriptors;
+use crate::sys::tasks::pidfd_send_signal;
+
+/// How long `delete --force` waits for processes to end after SIGKILL.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What every operation works with.
+pub struct Runtime<'a> {
+    /// Where the containers' state is.
+    pub root: StateRoot,
+    /// Options that stand before the command.
+    pub global: &'a GlobalOptions,
+    /// Where warnings go.
+    pub log: &'a Log,
+}
+
+/// A container as `state` and `list` show it.
+#[derive(Debug)]
+pub struct Seen {
+    /// Its id.
+    pub id: String,
+    /// Its status now.
+    pub status: Status,
+    /// What is saved; `None` when its creation has not got as far.
+    pub state: Option<State>,
+}
+
+impl Seen {
+    /// The pid of a live init, else 0.
+    pub fn pid(&self) -> i32 {
+        match (&self.state, self.status) {
+            (Some(State { init: Some(init), .. }), status) if status.is_alive() => init.pid,
+            _ => 0,
+        }
+    }
+}
+
+impl Runtime<'_> {
+    fn open_root(&self) -> Result<Root> {
+        Root::open(&self.root.path)
+    }
+
+    /// The directory of a container; without a root there is no container.
+    pub(crate) fn find(&self, id: &str) -> Result<Directory> {
+        match self.open_root() {
+            Ok(root) => root.container(id),
+            Err(error) if crate::error::errno(&error) == Some(Errno::ENOENT) => {
+                crate::state::check_id(id)?;
+                bail!(phrases::DOES_NOT_EXIST)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Facts about the host, as far as the options leave them to be found.
+    pub(crate) fn host(&self) -> Result<Host> {
+        Host::read(match self.global.rootless {
+            Rootless::Auto => None,
+            Rootless::Yes => Some(true),
+            Rootless::No => Some(false),
+        })
+    }
+
+    fn request(&self, id: &str, preserve_fds: u32) -> Request {
+        Request {
+            id: id.to_owned(),
+            preserve_fds,
+            listen_fds: listen_fds(),
+            no_cgroup: self.global.cgroup_driver == CgroupDriver::Disabled,
+            ..Request::default()
+        }
+    }
+
+    fn make(&self, options: &CreateOptions, purpose: Purpose) -> Result<Made> {
+        if self.global.cgroup_driver == CgroupDriver::Systemd {
+            return Err(hinted(
+                "--systemd-cgroup: this version of berth makes cgroups itself and cannot ask systemd for them",
+                "leave the option out (engines: choose the cgroup driver \"cgroupfs\")",
+            ));
+        }
+        let request = self.request(&options.id, options.preserve_fds);
+        check_inherited(request.preserve_fds + request.listen_fds)?;
+        let host = self.host()?;
+        let root = Root::make(&self.root.path, self.root.sticky)?;
+        creation::make(&root, options, purpose, request, &host, self.log)
+    }
+
+    /// runtime-spec `create`.
+    pub fn create(&self, options: &CreateOptions) -> Result<()> {
+        let made = self.make(options, Purpose::Later)?;
+        made.init.release().map(drop)
+    }
+
+    /// `create` and `start` in one, and in the foreground the whole life. The answer is the exit status.
+    pub fn run(&self, options: &RunOptions) -> Result<i32> {
+        let purpose = if options.detach { Purpose::Detached } else { Purpose::Foreground };
+        let signals = match purpose {
+            Purpose::Foreground => Some(Signals::hold()?),
+            Purpose::Later | Purpose::Detached => None,
+        };
+        if purpose == Purpose::Foreground && !options.no_subreaper {
+            nix::sys::prctl::set_child_subreaper(true).context("become a subreaper")?;
+        }
+        let made = self.make(&options.create, purpose)?;
+        let Made { directory, state, init, master } = made;
+        let relay = notify::Relay::make(&directory, &state)?;
+        let result = init.release().and_then(|released| {
+            released.wait_for_program()?;
+            self.after_start(&directory, &state)?;
+            let Some(signals) = signals else { return Ok((0, false)) };
+            if let Some(relay) = &relay {
+                relay.run(released.pid, released.pidfd.as_fd())?;
+            }
+            let directory = directory.unlock();
+            let status = foreground::attend(&signals, released.pid, released.pidfd.as_fd(), master)?;
+            drop(directory);
+            Ok((status, true))
+        });
+        match result {
+            Ok((status, ended)) => {
+                if ended && !options.keep {
+                    self.delete_ended(&options.create.id)?;
+                }
+                Ok(status)
+            }
+            Err(error) => {
+                // what cannot start does not stay
+                self.forget(&options.create.id);
+                Err(error)
+            }
+        }
+    }
+
+    /// The container of a foreground `run` has ended. Somebody else may have deleted it meanwhile.
+    fn delete_ended(&self, id: &str) -> Result<()> {
+        let Some(directory) = self.open_root()?.find(id)? else { return Ok(()) };
+        let directory = directory.lock()?;
+        match directory.load()? {
+            Some(state) => self.destroy(&directory, Some(&state)),
+            None => Ok(()),
+        }
+    }
+
+    fn forget(&self, id: &str) {
+        let forced = DeleteOptions { id: id.to_owned(), force: true };
+        if let Err(error) = self.delete(&forced) {
+            self.log.warn(&format!("delete {id:?}: {}", text(&error)));
+        }
+    }
+
+    /// runtime-spec `start`.
+    pub fn start(&self, id: &str) -> Result<()> {
+        let directory = self.find(id)?.lock()?;
+        let state = directory.state()?;
+        match directory.status(&state) {
+            Status::Created => {}
+            Status::Stopped => bail!("cannot start a container that has stopped"),
+            Status::Running => bail!("cannot start an already running container"),
+            Status::Creating => bail!("cannot start a container that is being created"),
+            Status::Paused => bail!("cannot start a paused container"),
+        }
+        if !state.startable {
+            bail!("config.json has no process: there is nothing to start");
+        }
+        let relay = notify::Relay::make(&directory, &state)?;
+        let channel = gate::start(&directory)?;
+        process::wait_for_program(&channel)?;
+        // from here on the listening socket is closed; its name is only tidied away
+        directory.remove_file(gate::SOCKET).with_context(|| format!("remove {:?}", gate::SOCKET))?;
+        self.after_start(&directory, &state)?;
+        if let (Some(relay), Some(init)) = (relay, state.init)
+            && let Some(pidfd) = init.open()
+        {
+            let _directory = directory.unlock();
+            relay.run(Pid::from_raw(init.pid), pidfd.as_fd())?;
+        }
+        Ok(())
+    }
+
+    /// poststart hooks: the program runs; if one fails, it is stopped (runtime-spec 1.3, lifecycle step 9).
+    fn after_start(&self, directory: &Directory, state: &State) -> Result<()> {
+        if !state.poststart {
+            return Ok(());
+        }
+        let hooks = saved_hooks(directory)?;
+        hooks::run("poststart", &hooks.poststart, &state.for_hooks(Status::Running)).inspect_err(|_| {
+            if let Err(error) = kill_all(state) {
+                self.log.warn(&format!("stop the container: {}", text(&error)));
+            }
+        })
+    }
+
+    /// What `state` shows.
+    pub fn state(&self, id: &str) -> Result<Seen> {
+        see(&self.find(id)?)
+    }
+
+    /// What `list` shows. A damaged container is named in a warning and the others are listed.
+    pub fn list(&self) -> Result<Vec<Seen>> {
+        let root = match self.open_root() {
+            Ok(root) => root,
+            Err(error) if !self.root.explicit && crate::error::errno(&error) == Some(Errno::ENOENT) => {
+                return Ok(Vec::new());
+            }
+            Err(error) => return Err(error),
+        };
+        let mut all = Vec::new();
+        for id in root.ids()? {
+            let seen = match root.find(&id) {
+                Ok(Some(directory)) => see(&directory),
+                Ok(None) => continue,
+                Err(error) => Err(error),
+            };
+            match seen {
+                Ok(seen) => all.push(seen),
+                Err(error) if error.to_string() == phrases::DOES_NOT_EXIST => {}
+                Err(error) => self.log.warn(&text(&error)),
+            }
+        }
+        Ok(all)
+    }
+
+    /// runtime-spec `kill`.
+    pub fn kill(&self, options: &KillOptions) -> Result<()> {
+        let directory = self.find(&options.id)?;
+        let state = directory.state()?;
+        let status = directory.status(&state);
+        let pidfd = state.init.and_then(|init| init.open());
+        if options.all {
+            return match &state.cgroup {
+                Some(cgroup) => cgroup.signal_all(options.signal),
+                None => pidfd.map_or(Ok(()), |pidfd| signal(pidfd.as_fd(), options.signal)),
+            };
+        }
+        let Some(pidfd) = pidfd.filter(|_| status.is_alive()) else { bail!(phrases::NOT_RUNNING) };
+        match &state.cgroup {
+            // without a PID namespace of its own, the end of init does not end the others
+            Some(cgroup) if options.signal == libc::SIGKILL && !state.own_pid_namespace => {
+                cgroup.signal_all(options.signal)
+            }
+            Some(cgroup) if options.signal == libc::SIGKILL && status == Status::Paused => {
+                signal(pidfd.as_fd(), options.signal)?;
+                cgroup.thaw()
+            }
+            _ => signal(pidfd.as_fd(), options.signal),
+        }
+    }
+
+    /// runtime-spec `delete`.
+    pub fn delete(&self, options: &DeleteOptions) -> Result<()> {
+        let directory = match self.find(&options.id) {
+            Err(error) if options.force && error.to_string() == phrases::DOES_NOT_EXIST => return Ok(()),
+            result => result?,
+        };
+        if options.force {
+            stop_creator(&directory)?;
+        }
+        let directory = directory.lock()?;
+        if directory.is_gone() {
+            return if options.force { Ok(()) } else { bail!(phrases::DOES_NOT_EXIST) };
+        }
+        let state = match directory.load() {
+            Ok(state) => state,
+            Err(error) if options.force => {
+                self.log.warn(&format!("{}: only its directory is removed", text(&error)));
+                None
+            }
+            Err(error) => return Err(error),
+        };
+        if let Some(state) = &state {
+            match directory.status(state) {
+                Status::Stopped => {}
+                Status::Created => kill_all(state)?,
+                _ if options.force => kill_all(state)?,
+                status => bail!(
+                    "cannot delete container {} that is not stopped: {}",
+                    options.id,
+                    status.name()
+                ),
+            }
+        } else if !options.force {
+            return Err(hinted(
+                format!("container {:?} is half made", options.id),
+                "delete --force removes what is there",
+            ));
+        }
+        self.destroy(&directory, state.as_ref())
+    }
+
+    /// Removes everything of a container whose init has ended, then runs the poststop hooks.
+    fn destroy(&self, directory: &Directory, state: Option<&State>) -> Result<()> {
+        let hooks = match state {
+            Some(state) if state.poststop => saved_hooks(directory)
+                .inspect_err(|error| self.log.warn(&format!("poststop hooks: {}", text(error))))
+                .ok(),
+            _ => None,
+        };
+        if let Some(state) = state {
+            if let Some(cgroup) = &state.cgroup {
+                if !state.own_pid_namespace || state.init.is_none() {
+                    cgroup.signal_all(libc::SIGKILL)?;
+                }
+                cgroup.remove()?;
+            }
+            if state.host_mounts {
+                rootfs::detach_leftovers(&state.rootfs)?;
+            }
+        }
+        directory.remove()?;
+        if let (Some(hooks), Some(state)) = (hooks, state) {
+            for error in hooks::run_all("poststop", &hooks.poststop, &state.for_hooks(Status::Stopped)) {
+                self.log.warn(&text(&error));
+            }
+        }
+        Ok(())
+    }
+
+    /// Freezes all processes of a container.
+    pub fn pause(&self, id: &str) -> Result<()> {
+        let directory = self.find(id)?.lock()?;
+        let state = directory.state()?;
+        match directory.status(&state) {
+            Status::Running | Status::Created => with_cgroup(&state)?.freeze(),
+            status => bail!("container not running or created: {}", status.name()),
+        }
+    }
+
+    /// Lets the processes of a paused container go on.
+    pub fn resume(&self, id: &str) -> Result<()> {
+        let directory = self.find(id)?.lock()?;
+        let state = directory.state()?;
+        match directory.status(&state) {
+            Status::Paused => with_cgroup(&state)?.thaw(),
+            status => bail!("container not paused: {}", status.name()),
+        }
+    }
+
+    /// The pids of a container's processes on the host.
+    pub fn processes(&self, id: &str) -> Result<Vec<Pid>> {
+        let directory = self.find(id)?;
+        let state = directory.state()?;
+        match (&state.cgroup, state.init) {
+            (Some(cgroup), _) => cgroup.processes(),
+            (None, Some(init)) if init.open().is_some() => Ok(vec![Pid::from_raw(init.pid)]),
+            (None, _) => Ok(Vec::new()),
+        }
+    }
+
+    /// Reads a bundle and decides, and changes nothing. The plan is there when nothing is wrong.
+    pub fn check(&self, options: &CheckOptions) -> Result<(Findings, Vec<String>)> {
+        let mut findings = Findings::default();
+        let host = self.host()?;
+        let request = self.request("ID", 0);
+        let (_, plan) = creation::plan(&options.bundle, options.config.as_deref(), request, &host, None, &mut findings)?;
+        for join in &plan.namespaces.join {
+            if let Err(error) = crate::namespaces::open_join(join) {
+                findings.problem(join.field.clone(), text(&error).trim_start_matches(&format!("{}: ", join.field)));
+            }
+        }
+        let steps = if findings.problems.is_empty() { plan.describe() } else { Vec::new() };
+        Ok((findings, steps))
+    }
+}
+
+fn see(directory: &Directory) -> Result<Seen> {
+    let state = directory.load()?;
+    let status = match &state {
+        Some(state) => directory.status(state),
+        None if directory.is_gone() => bail!(phrases::DOES_NOT_EXIST),
+        None => Status::Creating,
+    };
+    Ok(Seen { id: directory.id().to_owned(), status, state })
+}
+
+fn signal(pidfd: std::os::fd::BorrowedFd<'_>, number: i32) -> Result<()> {
+    match pidfd_send_signal(pidfd, number) {
+        Err(Errno::ESRCH) => bail!(phrases::NOT_RUNNING),
+        result => result.with_context(|| format!("send signal {number}")),
+    }
+}
+
+fn with_cgroup(state: &State) -> Result<&crate::cgroups::Cgroup> {
+    state.cgroup.as_ref().context("the container has no cgroup of its own (--cgroup-manager disabled)")
+}
+
+fn saved_hooks(directory: &Directory) -> Result<Hooks> {
+    let spec = config::parse_saved(&directory.config()?)?;
+    Ok(hooks::plan(spec.hooks().as_ref(), &mut Findings::default()))
+}
+
+/// `delete --force` of a container that is being created: its creator is stopped first.
+fn stop_creator(directory: &Directory) -> Result<()> {
+    let Ok(Some(state)) = directory.load() else { return Ok(()) };
+    if directory.status(&state) != Status::Creating {
+        return Ok(());
+    }
+    let Some(creator) = state.creator.open() else { return Ok(()) };
+    match pidfd_send_signal(creator.as_fd(), libc::SIGKILL) {
+        Ok(()) | Err(Errno::ESRCH) => wait_for_end(creator.as_fd(), "the runtime that is creating the container"),
+        Err(errno) => Err(errno).context("stop the runtime that is creating the container"),
+    }
+}
+
+/// SIGKILL to all of a container, and the wait for init's end.
+fn kill_all(state: &State) -> Result<()> {
+    let pidfd = state.init.and_then(|init| init.open());
+    match (&state.cgroup, &pidfd) {
+        (Some(cgroup), Some(pidfd)) if state.own_pid_namespace => {
+            signal(pidfd.as_fd(), libc::SIGKILL)
+                .or_else(|error| if error.to_string() == phrases::NOT_RUNNING { Ok(()) } else { Err(error) })?;
+            if cgroup.is_frozen().unwrap_or(false) {
+                cgroup.thaw()?;
+            }
+        }
+        (Some(cgroup), _) => cgroup.signal_all(libc::SIGKILL)?,
+        (None, Some(pidfd)) => signal(pidfd.as_fd(), libc::SIGKILL)?,
+        (None, None) => {}
+    }
+    pidfd.map_or(Ok(()), |pidfd| wait_for_end(pidfd.as_fd(), "init"))
+}
+
+fn wait_for_end(pidfd: std::os::fd::BorrowedFd<'_>, whose: &str) -> Result<()> {
+    let deadline = Instant::now() + KILL_TIMEOUT;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::ZERO);
+        match poll(&mut [PollFd::new(pidfd, PollFlags::POLLIN)], timeout) {
+            Ok(0) => bail!("{whose} has not ended {} s after SIGKILL", KILL_TIMEOUT.as_secs()),
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(errno) => return Err(errno).with_context(|| format!("wait for the end of {whose}")),
+        }
+    }
+}
+
+/// sd_listen_fds(3): descriptors that the service manager has opened for us.
+pub fn listen_fds() -> u32 {
+    let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+    match (number("LISTEN_FDS"), number("LISTEN_PID")) {
+        (Some(fds), Some(pid)) if pid == std::process::id() => fds,
+        _ => 0,
+    }
+}
+
+/// The descriptors that the program is to get must be there.
+pub fn check_inherited(count: u32) -> Result<()> {
+    for number in 3..3 + count as i32 {
+        if descriptors::status(number).is_none() {
+            bail!("--preserve-fds: descriptor {number} is not open");
+        }
+    }
+    Ok(())
+}

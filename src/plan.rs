@@ -1,1 +1,311 @@
-//! plan
+//! From a configuration and facts about the host to a [`Plan`]: what will be done, as data. Pure: nothing is touched.
+//!
+//! Below the plan nobody reads the spec's types.
+
+use std::collections::BTreeMap;
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+
+use crate::cgroups;
+use crate::credentials::{self, Credentials};
+use crate::findings::Findings;
+use crate::hooks::{self, Hooks};
+use crate::host::Host;
+use crate::namespaces::{self, Kind};
+use crate::resource_limits::{self, Limit};
+use crate::rootfs;
+use crate::seccomp;
+use crate::security_labels::{self, Labels};
+use crate::sys::terminal::Size;
+use crate::sysctl::{self, Sysctl};
+
+/// What the options of the command add to the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Request {
+    /// The container's id.
+    pub id: String,
+    /// Do not use pivot_root(2).
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring.
+    pub no_new_keyring: bool,
+    /// Descriptors 3 to 2 + n that the program gets.
+    pub preserve_fds: u32,
+    /// Those among them that came by socket activation (sd_listen_fds(3)).
+    pub listen_fds: u32,
+    /// No cgroup of its own.
+    pub no_cgroup: bool,
+}
+
+/// What init becomes.
+#[derive(Debug, Clone)]
+pub struct Program {
+    /// The property's prefix in messages: `process.` or nothing.
+    pub args: Vec<CString>,
+    /// `NAME=value`, each name once.
+    pub env: Vec<CString>,
+    /// The value of PATH, for looking `args[0]` up.
+    pub search_path: Option<String>,
+    /// True when the environment names HOME.
+    pub has_home: bool,
+    /// The working directory in the container.
+    pub cwd: CString,
+    /// Ids, groups, capabilities, umask.
+    pub credentials: Credentials,
+    /// setrlimit(2)
+    pub limits: Vec<Limit>,
+    /// AppArmor and SELinux.
+    pub labels: Labels,
+    /// True when it gets a new pty.
+    pub terminal: bool,
+    /// Its size at the start.
+    pub console_size: Option<Size>,
+    /// Value for `/proc/PID/oom_score_adj`.
+    pub oom_score_adj: Option<i32>,
+    /// The session keyring to make or join.
+    pub keyring: Option<CString>,
+    /// Descriptors 3 to 2 + n stay open.
+    pub preserve_fds: u32,
+}
+
+/// What `create` will do.
+#[derive(Debug)]
+pub struct Plan {
+    /// The container's id.
+    pub id: String,
+    /// `ociVersion`
+    pub oci_version: String,
+    /// Absolute path.
+    pub bundle: PathBuf,
+    /// As configured.
+    pub annotations: BTreeMap<String, String>,
+    /// Namespaces, id mappings, host names.
+    pub namespaces: namespaces::Plan,
+    /// `None` when the container stays in the caller's cgroup.
+    pub cgroup: Option<cgroups::Plan>,
+    /// Mounts, devices, masked paths.
+    pub rootfs: rootfs::Plan,
+    /// Kernel parameters of the container's namespaces.
+    pub sysctls: Vec<Sysctl>,
+    /// Hooks of all kinds.
+    pub hooks: Hooks,
+    /// The filter's source; compiled when the plan is carried out.
+    pub seccomp: Option<LinuxSeccomp>,
+    /// Absent when the configuration has no `process`: such a container can be created and not started.
+    pub program: Option<Program>,
+}
+
+impl Plan {
+    /// One line a step, in the order in which `create` goes.
+    pub fn describe(&self) -> Vec<String> {
+        let mut lines = vec![format!("claim the id {:?}", self.id)];
+        if self.seccomp.is_some() {
+            lines.push("compile the seccomp filter, or take it from the cache".to_owned());
+        }
+        match &self.cgroup {
+            Some(cgroup) => lines.extend(cgroup.describe()),
+            None => lines.push("no cgroup of its own".to_owned()),
+        }
+        lines.extend(self.namespaces.describe());
+        lines.extend(self.rootfs.describe());
+        for (kind, hooks) in self.hooks.by_kind() {
+            lines.extend(hooks.iter().map(|hook| format!("run {kind} hook {:?}", hook.path())));
+        }
+        lines.extend(self.sysctls.iter().map(|sysctl| format!("write {:?} to {:?}", sysctl.value, sysctl.path)));
+        if let Some(program) = &self.program {
+            lines.extend(program.describe());
+        }
+        lines
+    }
+}
+
+impl Program {
+    fn describe(&self) -> Vec<String> {
+        let credentials = &self.credentials;
+        let mut lines: Vec<String> = self.limits.iter().map(|limit| format!("limit {limit}")).collect();
+        lines.push(format!("user {}, group {}, more groups {:?}", credentials.uid, credentials.gid, credentials.additional_gids));
+        lines.push(format!(
+            "capabilities: bounding {:#x}, effective {:#x}, permitted {:#x}, inheritable {:#x}, ambient {:#x}",
+            credentials.bounding,
+            credentials.effective,
+            credentials.permitted,
+            credentials.inheritable,
+            credentials.ambient
+        ));
+        if credentials.no_new_privileges {
+            lines.push("no new privileges".to_owned());
+        }
+        if self.terminal {
+            lines.push("a new terminal".to_owned());
+        }
+        lines.push(format!("run {:?} in {:?}", self.args, self.cwd));
+        lines
+    }
+}
+
+/// Decides what `create` does. Every problem of the configuration goes to `findings`; with one there, the plan is not to
+/// be carried out.
+pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings: &mut Findings) -> Plan {
+    let linux = spec.linux().as_ref();
+    let namespaces =
+        namespaces::plan(linux, spec.hostname().as_deref(), spec.domainname().as_deref(), findings);
+    let cgroup = (!request.no_cgroup)
+        .then(|| cgroups::plan(&host.layout, &request.id, linux, host.rootless, findings));
+    let facts = rootfs::Facts {
+        bundle,
+        user_namespace: namespaces.has(Kind::User),
+        mount_namespace: namespaces.has(Kind::Mount),
+        network_namespace: namespaces.has(Kind::Network),
+        cgroup_namespace: namespaces.has(Kind::Cgroup),
+        cgroups: cgroup.as_ref().map(|plan| plan.cgroup().mount_sources()).unwrap_or_default(),
+        cgroup_v2: cgroup.as_ref().is_some_and(|plan| plan.cgroup().is_v2()),
+        no_pivot: request.no_pivot,
+        terminal: spec.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false)),
+        selinux: host.selinux,
+    };
+    let rootfs = rootfs::plan(spec, &facts, findings);
+    let sysctl_facts = sysctl::NamespaceFacts {
+        ipc: namespaces.has(Kind::Ipc),
+        network: namespaces.has(Kind::Network),
+        uts: namespaces.has(Kind::Uts),
+        user: namespaces.has(Kind::User),
+    };
+    let sysctls = sysctl::plan(linux.and_then(|linux| linux.sysctl().as_ref()), sysctl_facts, findings);
+    let seccomp = linux.and_then(|linux| linux.seccomp().clone());
+    if let Some(profile) = &seccomp {
+        seccomp::validate(profile, findings);
+    }
+    let program =
+        spec.process().as_ref().map(|process| program(process, "process.", request, host, findings));
+    unsupported(spec, findings);
+    Plan {
+        id: request.id.clone(),
+        oci_version: spec.version().clone(),
+        bundle: bundle.to_owned(),
+        annotations: spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        namespaces,
+        cgroup,
+        rootfs,
+        sysctls,
+        hooks: hooks::plan(spec.hooks().as_ref(), findings),
+        seccomp,
+        program,
+    }
+}
+
+/// Decides what a process is, for create and exec. `prefix` stands before the names of fields.
+pub fn program(process: &Process, prefix: &str, request: &Request, host: &Host, findings: &mut Findings) -> Program {
+    let args = strings(&format!("{prefix}args"), process.args().as_deref().unwrap_or_default(), findings);
+    if args.first().is_none_or(|first| first.is_empty()) {
+        findings.problem(format!("{prefix}args"), "is empty: there is no program to run");
+    }
+    let cwd = process.cwd();
+    if !cwd.is_absolute() {
+        findings.problem(format!("{prefix}cwd"), format!("{:?} is not an absolute path", cwd.display().to_string()));
+    }
+    let cwd = strings(&format!("{prefix}cwd"), &[cwd.to_string_lossy().into_owned()], findings).pop().unwrap_or_default();
+    let listed = process.env().as_deref().unwrap_or_default();
+    for (index, entry) in listed.iter().enumerate() {
+        if !entry.contains('=') || entry.starts_with('=') {
+            findings.problem(format!("{prefix}env[{index}]"), format!("{entry:?} is not of the form NAME=value"));
+        }
+    }
+    let mut env = last_of_each(listed);
+    if request.listen_fds > 0 {
+        env.push(format!("LISTEN_FDS={}", request.listen_fds));
+        env.push("LISTEN_PID=1".to_owned());
+    }
+    let value = |name: &str| env.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='));
+    if process.oom_score_adj().is_some_and(|adj| !(-1000..=1000).contains(&adj)) {
+        findings.problem(format!("{prefix}oomScoreAdj"), "is not between -1000 and 1000");
+    }
+    let terminal = process.terminal().unwrap_or(false);
+    Program {
+        search_path: value("PATH").map(str::to_owned),
+        has_home: value("HOME").is_some_and(|home| !home.is_empty()),
+        env: strings(&format!("{prefix}env"), &env, findings),
+        args,
+        cwd,
+        credentials: credentials::plan(process, host.last_capability, host.held_capabilities, findings),
+        limits: resource_limits::plan(process, findings),
+        labels: security_labels::plan(process, host.apparmor, host.selinux, findings),
+        terminal,
+        console_size: process.console_size().filter(|_| terminal).map(|size| Size {
+            height: u16::try_from(size.height()).unwrap_or(u16::MAX),
+            width: u16::try_from(size.width()).unwrap_or(u16::MAX),
+        }),
+        oom_score_adj: process.oom_score_adj(),
+        keyring: (!request.no_new_keyring).then(|| CString::new(format!("_ses.{}", request.id)).unwrap_or_default()),
+        preserve_fds: request.preserve_fds + request.listen_fds,
+    }
+}
+
+/// What is accepted and not done yet must not pass in silence.
+fn unsupported(spec: &Spec, findings: &mut Findings) {
+    let mut note = |field: &str, given: bool| {
+        if given {
+            findings.warn(field, "is not supported by this version of berth and is not applied");
+        }
+    };
+    if let Some(process) = spec.process() {
+        note("process.ioPriority", process.io_priority().is_some());
+        note("process.scheduler", process.scheduler().is_some());
+        note("process.execCPUAffinity", process.exec_cpu_affinity().is_some());
+    }
+    if let Some(linux) = spec.linux() {
+        note("linux.intelRdt", linux.intel_rdt().is_some());
+        note("linux.memoryPolicy", linux.memory_policy().is_some());
+        note("linux.netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()));
+        note("linux.personality", linux.personality().is_some());
+    }
+    for (field, given) in [
+        ("solaris", spec.solaris().is_some()),
+        ("windows", spec.windows().is_some()),
+        ("vm", spec.vm().is_some()),
+        ("zos", spec.zos().is_some()),
+    ] {
+        if given {
+            findings.warn(field, "is for another platform and is not applied");
+        }
+    }
+}
+
+/// `NAME=value` entries with each name once: the last one counts, in the place of the last one.
+fn last_of_each(entries: &[String]) -> Vec<String> {
+    let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
+    let mut seen = std::collections::BTreeSet::new();
+    let mut kept: Vec<String> = entries.iter().rev().filter(|entry| seen.insert(name(entry))).cloned().collect();
+    kept.reverse();
+    kept
+}
+
+fn strings(field: &str, texts: &[String], findings: &mut Findings) -> Vec<CString> {
+    let mut list = Vec::with_capacity(texts.len());
+    for (index, text) in texts.iter().enumerate() {
+        match CString::new(text.as_bytes()) {
+            Ok(string) => list.push(string),
+            Err(_) => findings.problem(format!("{field}[{index}]"), "holds a NUL character"),
+        }
+    }
+    list
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_value_of_a_variable_counts() {
+        let env = ["A=1", "B=2", "A=3", "C=", "B=4=5"].map(str::to_owned);
+        assert_eq!(last_of_each(&env), ["A=3", "C=", "B=4=5"]);
+    }
+
+    #[test]
+    fn a_nul_is_a_problem_of_its_entry() {
+        let mut findings = Findings::default();
+        let list = strings("process.args", &["a".to_owned(), "b\0c".to_owned()], &mut findings);
+        assert_eq!(list.len(), 1);
+        assert_eq!(findings.problems[0].field, "process.args[1]");
+    }
+}

@@ -1,1 +1,271 @@
-//! process
+//! The runtime's side of a container process: clone, id maps, serving init's requests, reaping.
+
+use std::convert::Infallible;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::unistd::Pid;
+
+use crate::cgroups::Cgroup;
+use crate::channel::{Channel, FromInit, FromRuntime};
+use crate::error::{hinted, text};
+use crate::init::{self, Kit};
+use crate::namespaces::{IdMap, Kind, map_text};
+use crate::plan::{Plan, Program};
+use crate::proc::Proc;
+use crate::sys::tasks::{Clone, Cloned, exit_now, pidfd_send_signal};
+
+/// A process that is being made into a container's. Until it is [released](Self::release), dropping this kills it.
+#[derive(Debug)]
+pub struct Init {
+    /// Its pid on the host.
+    pub pid: Pid,
+    process: Unreleased,
+    channel: Channel,
+}
+
+/// Kills and reaps its process when it is dropped.
+#[derive(Debug)]
+struct Unreleased {
+    pidfd: OwnedFd,
+    released: bool,
+}
+
+impl Drop for Unreleased {
+    fn drop(&mut self) {
+        if !self.released && pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL).is_ok() {
+            // reaped by somebody else at the worst
+            let _status = reap(self.pidfd.as_fd());
+        }
+    }
+}
+
+/// What the runtime does when init asks for it.
+pub struct Service<'a> {
+    /// Mappings of a new user namespace: of users and of groups.
+    pub maps: (&'a [IdMap], &'a [IdMap]),
+    /// Gives a planned mount's source as a detached mount.
+    pub mount: &'a mut dyn FnMut(usize) -> Result<OwnedFd>,
+    /// Runs the hooks of the runtime's namespaces.
+    pub hooks: &'a mut dyn FnMut() -> Result<()>,
+    /// Takes the pty's master.
+    pub console: &'a mut dyn FnMut(OwnedFd, u32) -> Result<()>,
+    /// Logs a warning.
+    pub warn: &'a mut dyn FnMut(&str),
+}
+
+/// Makes init of a new container. `ours` is the runtime's end of the kit's channel, `born_in` the cgroup v2 directory.
+pub fn spawn_container(plan: &Plan, kit: Kit, ours: Channel, born_in: Option<&OwnedFd>) -> Result<Init> {
+    let namespaces = &plan.namespaces;
+    let new = namespaces.new;
+    let must_be_born_inside = namespaces.joins(Kind::Pid)
+        || namespaces.joins(Kind::User)
+        || namespaces.creates(Kind::User) && !namespaces.join.is_empty()
+        || namespaces.creates(Kind::Time) && !namespaces.creates(Kind::User);
+    if must_be_born_inside {
+        let preserved = plan.program.as_ref().map_or(0, |program| program.preserve_fds);
+        let offsets = namespaces.time_offsets.as_deref();
+        return join_and_spawn(kit, ours, born_in, |kit| {
+            init::join_then(kit, preserved, new, offsets, |kit| init::container(kit, plan))
+        });
+    }
+    match clone(init::cloned_at_once(new), born_in)? {
+        Cloned::New => match init::container(kit, plan) {},
+        Cloned::Caller(pid, pidfd) => Ok(Init::new(pid, pidfd, ours)),
+    }
+}
+
+/// Makes a further process of a running container.
+pub fn spawn_exec(program: &Program, kit: Kit, ours: Channel, born_in: Option<&OwnedFd>) -> Result<Init> {
+    join_and_spawn(kit, ours, born_in, |kit| {
+        init::join_then(kit, program.preserve_fds, 0, None, |kit| init::exec(kit, program))
+    })
+}
+
+/// Clones a joiner, waits for the process that it makes, and lets the joiner go.
+fn join_and_spawn(
+    kit: Kit,
+    ours: Channel,
+    born_in: Option<&OwnedFd>,
+    joiner: impl FnOnce(Kit) -> Infallible,
+) -> Result<Init> {
+    let joiner = match clone(0, born_in)? {
+        Cloned::New => match joiner(kit) {},
+        Cloned::Caller(pid, pidfd) => Init::new(pid, pidfd, ours),
+    };
+    drop(kit);
+    match joiner.channel.receive::<FromInit>()? {
+        Some((FromInit::Joined { pid }, Some(pidfd))) => joiner.followed_by(Pid::from_raw(pid), pidfd),
+        Some((FromInit::Failed(failure), _)) => Err(failure.into()),
+        Some(_) => bail!("init broke the protocol"),
+        None => Err(joiner.death(None)),
+    }
+}
+
+fn clone(namespaces: u64, born_in: Option<&OwnedFd>) -> Result<Cloned> {
+    let cloned = Clone { namespaces, cgroup: born_in.map(AsFd::as_fd), sibling: false }.run();
+    cloned.context("clone init").map_err(|error| {
+        let hint = match crate::error::errno(&error) {
+            Some(Errno::ENOSPC | Errno::EUSERS) => {
+                "a limit on namespaces is reached: see the files max_*_namespaces in /proc/sys/user"
+            }
+            Some(Errno::EPERM) => {
+                "an ordinary user needs a new user namespace in linux.namespaces, with uidMappings and gidMappings"
+            }
+            Some(Errno::EAGAIN) => "a limit on processes is reached: pids.max of the cgroup or RLIMIT_NPROC",
+            _ => return error,
+        };
+        hinted(text(&error), hint)
+    })
+}
+
+impl Init {
+    fn new(pid: Pid, pidfd: OwnedFd, channel: Channel) -> Self {
+        Self { pid, process: Unreleased { pidfd, released: false }, channel }
+    }
+
+    /// Its pidfd.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.process.pidfd.as_fd()
+    }
+
+    /// The joiner has made `pid` and ends; its successor speaks over the same channel.
+    fn followed_by(mut self, pid: Pid, pidfd: OwnedFd) -> Result<Self> {
+        let successor = Self::new(pid, pidfd, self.channel);
+        self.process.released = true;
+        reap(self.process.pidfd.as_fd()).context("wait for the joiner")?;
+        Ok(successor)
+    }
+
+    /// Does what init asks for, until it is ready to start.
+    pub fn serve(&self, service: &mut Service<'_>, cgroup: Option<&Cgroup>) -> Result<()> {
+        loop {
+            let Some((message, fd)) = self.channel.receive::<FromInit>()? else { return Err(self.death(cgroup)) };
+            match (message, fd) {
+                (FromInit::MapIds, _) => {
+                    let (uids, gids) = service.maps;
+                    write_maps(self.pid, uids, gids)?;
+                    self.proceed(None)?;
+                }
+                (FromInit::Mount { index }, _) => {
+                    let source = (service.mount)(index)?;
+                    self.proceed(Some(source.as_fd()))?;
+                }
+                (FromInit::Hooks, _) => {
+                    (service.hooks)()?;
+                    self.proceed(None)?;
+                }
+                (FromInit::Console { number }, Some(master)) => (service.console)(master, number)?,
+                (FromInit::Warn(warning), _) => (service.warn)(&warning),
+                (FromInit::Ready, _) => return Ok(()),
+                (FromInit::Failed(failure), _) => return Err(failure.into()),
+                (FromInit::Joined { .. } | FromInit::Console { .. }, _) => bail!("init broke the protocol"),
+            }
+        }
+    }
+
+    fn proceed(&self, fd: Option<BorrowedFd<'_>>) -> Result<()> {
+        self.channel.send(&FromRuntime::Proceed, fd)
+    }
+
+    /// Lets a ready init go on. It lives on when the answer is dropped.
+    pub fn release(mut self) -> Result<Released> {
+        self.proceed(None)?;
+        self.process.released = true;
+        let pidfd = self.process.pidfd.try_clone().context("keep the pidfd")?;
+        Ok(Released { pid: self.pid, pidfd, channel: self.channel })
+    }
+
+    /// Why the conversation ended too early.
+    fn death(&self, cgroup: Option<&Cgroup>) -> anyhow::Error {
+        let fate = match waitid(Id::PIDFd(self.pidfd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
+            Ok(WaitStatus::Signaled(_, signal, _)) => format!("was killed by {signal}"),
+            Ok(WaitStatus::Exited(_, code)) => format!("ended with status {code}"),
+            _ => "ended".to_owned(),
+        };
+        match cgroup.and_then(Cgroup::oom_kills) {
+            Some(kills) if kills > 0 => hinted(
+                format!("container init {fate}: out of memory (the cgroup counts {kills} such kills)"),
+                "raise linux.resources.memory.limit",
+            ),
+            _ => anyhow::anyhow!("container init {fate} before it was ready"),
+        }
+    }
+}
+
+/// A process on its way to its program.
+#[derive(Debug)]
+pub struct Released {
+    /// Its pid on the host.
+    pub pid: Pid,
+    /// Its pidfd.
+    pub pidfd: OwnedFd,
+    channel: Channel,
+}
+
+impl Released {
+    /// Waits until the program runs; an error when it cannot.
+    pub fn wait_for_program(&self) -> Result<()> {
+        wait_for_program(&self.channel)
+    }
+}
+
+/// The end of file says that the program runs (or that init has died); a failure comes before it.
+pub fn wait_for_program(channel: &Channel) -> Result<()> {
+    match channel.receive::<FromInit>()? {
+        Some((FromInit::Failed(failure), _)) => Err(failure.into()),
+        Some(_) => bail!("init broke the protocol"),
+        None => Ok(()),
+    }
+}
+
+/// Waits for the end of a process of ours.
+pub fn reap(pidfd: BorrowedFd<'_>) -> nix::Result<WaitStatus> {
+    loop {
+        match waitid(Id::PIDFd(pidfd), WaitPidFlag::WEXITED) {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
+}
+
+/// Maps the ids of the new user namespace (user_namespaces(7)): written by us, or with the set-user-ID programs of
+/// shadow-utils for an ordinary user with more than its own id.
+fn write_maps(pid: Pid, uids: &[IdMap], gids: &[IdMap]) -> Result<()> {
+    let privileged = nix::unistd::geteuid().is_root();
+    let single = |map: &[IdMap]| map.len() == 1 && map.first().is_some_and(|line| line.size == 1);
+    if !privileged && !(single(uids) && single(gids)) {
+        map_with("newuidmap", pid, uids).context("linux.uidMappings")?;
+        return map_with("newgidmap", pid, gids).context("linux.gidMappings");
+    }
+    let proc = Proc::open()?;
+    if !privileged {
+        // user_namespaces(7): an ordinary user gives up setgroups(2) for a group mapping
+        proc.write(format!("{pid}/setgroups"), b"deny").context("linux.gidMappings: deny setgroups")?;
+    }
+    proc.write(format!("{pid}/gid_map"), map_text(gids).as_bytes()).context("linux.gidMappings")?;
+    proc.write(format!("{pid}/uid_map"), map_text(uids).as_bytes()).context("linux.uidMappings")
+}
+
+fn map_with(program: &str, pid: Pid, map: &[IdMap]) -> Result<()> {
+    let path = format!("/usr/bin/{program}");
+    let numbers = map.iter().flat_map(|line| [line.container, line.host, line.size]);
+    let output = Command::new(&path)
+        .env_clear()
+        .arg(pid.to_string())
+        .args(numbers.map(|number| number.to_string()))
+        .output()
+        .map_err(|error| {
+            hinted(format!("run {path:?}: {error}"), "install the package uidmap (shadow-utils) for ranges of ids")
+        })?;
+    if !output.status.success() {
+        return Err(hinted(
+            format!("{path:?}: {}", String::from_utf8_lossy(&output.stderr).trim_end()),
+            "the ranges that a user may map are in /etc/subuid and /etc/subgid",
+        ));
+    }
+    Ok(())
+}

@@ -53,3 +53,31 @@ pub fn place(from: std::os::fd::BorrowedFd<'_>, number: RawFd) -> nix::Result<()
     answer(unsafe { libc::syscall(libc::SYS_dup3, from.as_raw_fd(), number, 0) })?;
     Ok(())
 }
+
+/// Takes over a descriptor that recvmsg(2) or accept4(2) has just installed for the caller.
+pub fn received(number: RawFd) -> OwnedFd {
+    // SAFETY: the kernel installed it for this caller and nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// fstat(2) of a number that may not be open; `None` when it is not.
+pub fn status(number: RawFd) -> Option<libc::stat> {
+    let mut status = std::mem::MaybeUninit::<libc::stat>::uninit();
+    // SAFETY: the pointer is to a stat that lives across the call.
+    answer(unsafe { libc::fstat(number, status.as_mut_ptr()) }.into()).ok()?;
+    // SAFETY: fstat succeeded and has filled it.
+    Some(unsafe { status.assume_init() })
+}
+
+/// isatty(3) of a number that may not be open.
+pub fn is_terminal(number: RawFd) -> bool {
+    // SAFETY: only asks.
+    unsafe { libc::isatty(number) == 1 }
+}
+
+/// fchown(2) of the user alone.
+pub fn give_to(number: RawFd, uid: u32) -> nix::Result<()> {
+    // SAFETY: plain integers; a group of -1 leaves the group.
+    answer(unsafe { libc::fchown(number, uid, libc::gid_t::MAX) }.into())?;
+    Ok(())
+}

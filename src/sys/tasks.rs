@@ -166,6 +166,13 @@ pub fn unshare(flags: u64) -> nix::Result<()> {
     Ok(())
 }
 
+/// setdomainname(2)
+pub fn setdomainname(name: &str) -> nix::Result<()> {
+    // SAFETY: the pointer and length are those of the string.
+    answer(unsafe { libc::setdomainname(name.as_ptr().cast(), name.len()) }.into())?;
+    Ok(())
+}
+
 /// The type of the namespace behind a descriptor (`CLONE_NEW*`), by ioctl_ns(2); an error when it is none.
 pub fn namespace_type(fd: BorrowedFd<'_>) -> nix::Result<u64> {
     const NS_GET_NSTYPE: libc::c_ulong = 0xb703;

@@ -1,0 +1,240 @@
+//! `exec`: a further process in a running container, with everything that the container has.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::{Context, Result, bail};
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::Pid;
+use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process, User};
+
+use crate::cgroups::{Entry, parse_exec_cgroup};
+use crate::channel::Channel;
+use crate::config;
+use crate::container::{Runtime, check_inherited, listen_fds};
+use crate::creation::{self, Purpose, accept, check_terminal};
+use crate::credentials::parse_user;
+use crate::error::phrases;
+use crate::findings::Findings;
+use crate::foreground::{self, Signals};
+use crate::init::Kit;
+use crate::namespaces::Kind;
+use crate::options::ExecOptions;
+use crate::plan::{self, Request};
+use crate::process::{self, Service};
+use crate::state::{Directory, State, Status};
+use crate::terminal::Receiver;
+
+impl Runtime<'_> {
+    /// Runs a further process. The answer is the exit status: the program's, or 0 when it is left alone.
+    pub fn exec(&self, options: &ExecOptions) -> Result<i32> {
+        let listen_fds = listen_fds();
+        check_inherited(options.preserve_fds + listen_fds)?;
+        let directory = self.find(&options.id)?;
+        let state = directory.state()?;
+        match directory.status(&state) {
+            Status::Stopped | Status::Creating => bail!(phrases::EXEC_STOPPED),
+            Status::Paused if !options.ignore_paused => bail!(phrases::EXEC_PAUSED),
+            Status::Paused | Status::Created | Status::Running => {}
+        }
+        let pid_file = options.pid_file.as_deref().map(std::path::absolute).transpose().context("--pid-file")?;
+        let console =
+            options.console_socket.as_deref().map(|path| Receiver::connect("--console-socket", path)).transpose()?;
+        let pidfd_socket =
+            options.pidfd_socket.as_deref().map(|path| Receiver::connect("--pidfd-socket", path)).transpose()?;
+
+        let mut findings = Findings::default();
+        let (process, prefix) = describe(options, &directory, &mut findings)?;
+        let host = self.host()?;
+        let request = Request {
+            id: options.id.clone(),
+            preserve_fds: options.preserve_fds,
+            listen_fds,
+            ..Request::default()
+        };
+        let program = plan::program(&process, prefix, &request, &host, &mut findings);
+        let purpose = if options.detach { Purpose::Detached } else { Purpose::Foreground };
+        check_terminal(program.terminal, console.is_some(), purpose)?;
+        accept(&findings, self.log)?;
+
+        if purpose == Purpose::Foreground && !options.no_subreaper {
+            nix::sys::prctl::set_child_subreaper(true).context("become a subreaper")?;
+        }
+        let signals = match purpose {
+            Purpose::Foreground => Some(Signals::hold()?),
+            Purpose::Later | Purpose::Detached => None,
+        };
+        let (kit, ours, born_in) = kit(options, &directory, &state)?;
+        let init = process::spawn_exec(&program, kit, ours, born_in.as_ref())?;
+        if let Some(adj) = program.oom_score_adj {
+            creation::set_oom_score_adj(init.pid, adj)?;
+        }
+        let mut master = None;
+        init.serve(
+            &mut Service {
+                maps: (&[], &[]),
+                mount: &mut |_| bail!("exec mounts nothing"),
+                hooks: &mut || bail!("exec has no hooks"),
+                console: &mut |fd, number| match &console {
+                    Some(socket) => socket.send(fd.as_fd(), &format!("/dev/pts/{number}")),
+                    None => {
+                        master = Some(fd);
+                        Ok(())
+                    }
+                },
+                warn: &mut |warning| self.log.warn(warning),
+            },
+            state.cgroup.as_ref(),
+        )?;
+        if let Some(socket) = &pidfd_socket {
+            socket.send(init.pidfd(), "pidfd")?;
+        }
+        let released = init.release()?;
+        released.wait_for_program()?;
+        // engines take a pid file as the sign of success, so it comes after the last thing that can fail
+        if let Some(path) = &pid_file {
+            creation::write_pid_file(path, released.pid)?;
+        }
+        match signals {
+            None => Ok(0),
+            Some(signals) => foreground::attend(&signals, released.pid, released.pidfd.as_fd(), master),
+        }
+    }
+}
+
+/// What the process is: a description of its own, or the container's with the command line's changes.
+fn describe(
+    options: &ExecOptions,
+    directory: &Directory,
+    findings: &mut Findings,
+) -> Result<(Process, &'static str)> {
+    let mut process = match &options.process {
+        Some(path) => config::load_process(path, findings)?,
+        None => container_process(options, directory)?,
+    };
+    if options.process.is_none() {
+        process.set_terminal(Some(options.tty));
+    } else if options.tty {
+        process.set_terminal(Some(true));
+    }
+    Ok((process, if options.process.is_some() { "" } else { "process." }))
+}
+
+fn container_process(options: &ExecOptions, directory: &Directory) -> Result<Process> {
+    let spec = config::parse_saved(&directory.config()?)?;
+    let mut process = spec.process().clone().context("the container's config.json has no process")?;
+    process.set_args(Some(texts("the command", &options.command)?));
+    process.set_console_size(None);
+    if let Some(cwd) = &options.cwd {
+        process.set_cwd(cwd.clone());
+    }
+    if !options.env.is_empty() {
+        let mut env = process.env().clone().unwrap_or_default();
+        env.extend(texts("--env", &options.env)?);
+        process.set_env(Some(env));
+    }
+    if let Some(user) = &options.user {
+        let (uid, gid) = parse_user(user).context("--user")?;
+        let mut changed: User = process.user().clone();
+        changed.set_uid(uid);
+        if let Some(gid) = gid {
+            changed.set_gid(gid);
+        }
+        process.set_user(changed);
+    }
+    if !options.additional_gids.is_empty() {
+        let mut user = process.user().clone();
+        let mut gids = user.additional_gids().clone().unwrap_or_default();
+        gids.extend(&options.additional_gids);
+        user.set_additional_gids(Some(gids));
+        process.set_user(user);
+    }
+    if let Some(profile) = &options.apparmor {
+        process.set_apparmor_profile(Some(profile.clone()));
+    }
+    if let Some(label) = &options.process_label {
+        process.set_selinux_label(Some(label.clone()));
+    }
+    if let Some(no_new_privileges) = options.no_new_privs {
+        process.set_no_new_privileges(Some(no_new_privileges));
+    }
+    if !options.capabilities.is_empty() {
+        let capabilities = add_capabilities(process.capabilities().clone(), &options.capabilities)?;
+        process.set_capabilities(Some(capabilities));
+    }
+    Ok(process)
+}
+
+/// The runtime-spec's process is JSON, which holds text.
+fn texts(what: &str, given: &[OsString]) -> Result<Vec<String>> {
+    let text = |one: &OsString| one.to_str().map(str::to_owned);
+    given.iter().map(text).collect::<Option<_>>().with_context(|| format!("{what} is not valid UTF-8: {given:?}"))
+}
+
+/// `--cap` adds to what the process may do now, never to what it hands on through files (CVE-2022-29162); ambient only
+/// where the configuration has inheritable ones.
+fn add_capabilities(configured: Option<LinuxCapabilities>, names: &[String]) -> Result<LinuxCapabilities> {
+    let mut sets = configured.unwrap_or_else(|| {
+        let mut none = LinuxCapabilities::default();
+        none.set_bounding(None).set_effective(None).set_permitted(None).set_inheritable(None).set_ambient(None);
+        none
+    });
+    let mut added = Capabilities::new();
+    for name in names {
+        let parsed = serde_json::from_value::<Capability>(serde_json::Value::String(name.clone()));
+        added.insert(parsed.map_err(|_| anyhow::anyhow!("--cap: unknown capability {name:?}"))?);
+    }
+    let with = |set: &Option<Capabilities>| Some(set.iter().flatten().chain(&added).copied().collect());
+    let inheritable = sets.inheritable().as_ref().is_some_and(|set| !set.is_empty());
+    let (bounding, effective, permitted) =
+        (with(sets.bounding()), with(sets.effective()), with(sets.permitted()));
+    let ambient = if inheritable { with(sets.ambient()) } else { sets.ambient().clone() };
+    sets.set_bounding(bounding).set_effective(effective).set_permitted(permitted).set_ambient(ambient);
+    Ok(sets)
+}
+
+/// Everything that the new process joins.
+fn kit(options: &ExecOptions, directory: &Directory, state: &State) -> Result<(Kit, Channel, Option<OwnedFd>)> {
+    let init = state.init.with_context(|| phrases::EXEC_STOPPED)?;
+    let pid = Pid::from_raw(init.pid);
+    let sub = if options.cgroups.is_empty() { None } else { Some(parse_exec_cgroup(&options.cgroups)?) };
+    let entry = match &state.cgroup {
+        Some(cgroup) => cgroup.entry_for_exec(pid, sub.as_deref())?,
+        None => Entry::default(),
+    };
+    let root = if state.namespaces & Kind::Mount.flag() == 0 {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Some(open(format!("/proc/{pid}/root").as_str(), flags, Mode::empty()).context("open the container's root")?)
+    } else {
+        None
+    };
+    let (ours, theirs) = Channel::pair()?;
+    // last, so that the pid cannot have become another process's meanwhile
+    let pidfd = init.open().with_context(|| phrases::EXEC_STOPPED)?;
+    let kit = Kit {
+        channel: theirs,
+        tasks: entry.tasks,
+        joins: Vec::new(),
+        gate: None,
+        seccomp: creation::saved_filter(directory)?,
+        container: Some((pidfd, state.namespaces)),
+        root,
+    };
+    Ok((kit, ours, entry.directory))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn added_capabilities_are_never_inheritable() {
+        let sets = add_capabilities(None, &["CAP_NET_RAW".to_owned()]).unwrap();
+        assert!(sets.effective().as_ref().unwrap().contains(&Capability::NetRaw));
+        assert!(sets.bounding().as_ref().unwrap().contains(&Capability::NetRaw));
+        assert!(sets.inheritable().as_ref().is_none_or(|set| set.is_empty()));
+        assert!(sets.ambient().as_ref().is_none_or(|set| set.is_empty()));
+        assert!(add_capabilities(None, &["NOT_ONE".to_owned()]).is_err());
+    }
+}

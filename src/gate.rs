@@ -1,0 +1,103 @@
+//! The start gate: where init waits, all done, until `start` lets it run the program.
+//!
+//! Init holds a listening socket whose name is in the container's state directory. Whoever can connect knows that init
+//! waits (the status `created`); the message [`FromStarter::Start`] opens the gate. The descriptor is close-on-exec, so
+//! the kernel itself ends the waiting state when the program runs, even if the starter is killed half-way, and the
+//! starter sees the end of file on its connection at that very moment.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, connect as connect_socket, listen, socket,
+};
+
+use crate::channel::{Channel, FromStarter};
+use crate::state::Directory;
+use crate::sys::descriptors::received;
+
+/// The socket's name in the state directory.
+pub const SOCKET: &str = "start.sock";
+
+fn address(directory: &Directory) -> nix::Result<UnixAddr> {
+    // through the descriptor: a socket's path may have 107 bytes only
+    UnixAddr::new(format!("/proc/self/fd/{}/{SOCKET}", directory.fd().as_raw_fd()).as_str())
+}
+
+/// Makes the gate. Init inherits the answer.
+pub fn make(directory: &Directory) -> Result<OwnedFd> {
+    let make = || -> nix::Result<OwnedFd> {
+        let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        bind(listener.as_raw_fd(), &address(directory)?)?;
+        listen(&listener, Backlog::new(8)?)?;
+        Ok(listener)
+    };
+    make().with_context(|| format!("make {:?}", directory.path().join(SOCKET)))
+}
+
+fn try_connect(directory: &Directory, flags: SockFlag) -> nix::Result<OwnedFd> {
+    let ours = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC | flags, None)?;
+    connect_socket(ours.as_raw_fd(), &address(directory)?)?;
+    Ok(ours)
+}
+
+/// True when init waits at the gate. Never blocks: with a full queue somebody waits too.
+pub fn is_waiting(directory: &Directory) -> bool {
+    directory.has(SOCKET)
+        && matches!(try_connect(directory, SockFlag::SOCK_NONBLOCK), Ok(_) | Err(Errno::EAGAIN))
+}
+
+/// Opens the gate. The answer's end of file says that the program runs; a failure to run it comes before that.
+pub fn start(directory: &Directory) -> Result<Channel> {
+    let connection = try_connect(directory, SockFlag::empty())
+        .with_context(|| format!("connect to {:?}", directory.path().join(SOCKET)))?;
+    let channel = Channel::from_fd(connection);
+    channel.send(&FromStarter::Start, None)?;
+    Ok(channel)
+}
+
+/// Waits at the gate, in init. Connections that only look are let go.
+pub fn wait(listener: &OwnedFd) -> Result<Channel> {
+    loop {
+        let connection = match accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+            Ok(raw) => Channel::from_fd(received(raw)),
+            Err(Errno::EINTR | Errno::ECONNABORTED) => continue,
+            Err(errno) => return Err(errno).context("wait for start"),
+        };
+        if let Ok(Some((FromStarter::Start, _))) = connection.receive::<FromStarter>() {
+            return Ok(connection);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::Root;
+
+    #[test]
+    fn the_gate_is_seen_from_outside_until_it_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let claim = Root::make(dir.path(), false).unwrap().claim("web").unwrap();
+        assert!(!is_waiting(&claim));
+        let listener = make(&claim).unwrap();
+        for _ in 0..20 {
+            assert!(is_waiting(&claim));
+        }
+        drop(listener);
+        assert!(!is_waiting(&claim));
+    }
+
+    #[test]
+    fn only_a_start_opens_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let claim = Root::make(dir.path(), false).unwrap().claim("web").unwrap();
+        let listener = make(&claim).unwrap();
+        assert!(is_waiting(&claim));
+        let starter = start(&claim).unwrap();
+        let connection = wait(&listener).unwrap();
+        drop(connection);
+        assert!(starter.receive::<crate::channel::FromInit>().unwrap().is_none());
+    }
+}

@@ -302,7 +302,7 @@ fn run_early_hooks(plan: &Plan, pid: Pid) -> Result<()> {
 /// proc_pid_oom_score_adj(5). Only CAP_SYS_RESOURCE may lower it.
 pub fn set_oom_score_adj(pid: Pid, adj: i32) -> Result<()> {
     Proc::open()?
-        .write(format!("{pid}/oom_score_adj"), adj.to_string().as_bytes())
+        .write(&Path::new(&pid.to_string()).join("oom_score_adj"), adj.to_string().as_bytes())
         .with_context(|| format!("process.oomScoreAdj: set to {adj}"))
 }
 

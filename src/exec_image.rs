@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
-use nix::sys::statfs::{FsFlags, fstatfs};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
 
 use crate::sys::mounts::{MountAttr, MountFd, attr, set_attributes};
 use crate::sys::tasks::{CStrings, execve_file};
@@ -30,7 +30,7 @@ const SEALS: SealFlag = SealFlag::F_SEAL_SEAL
 pub fn enter() -> Result<()> {
     let program = open(c"/proc/self/exe", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
         .context("open \"/proc/self/exe\"")?;
-    if fstatfs(&program).context("look at \"/proc/self/exe\"")?.flags().contains(FsFlags::ST_RDONLY) {
+    if fstatvfs(&program).context("look at \"/proc/self/exe\"")?.flags().contains(FsFlags::ST_RDONLY) {
         return Ok(());
     }
     if let Ok(image) = read_only_mount(program.as_fd()) {

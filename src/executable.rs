@@ -6,7 +6,6 @@ use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
 
 use anyhow::Result;
 use nix::errno::Errno;

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 
 use crate::cgroups::Layout;
-use crate::security_labels;
+use crate::security_labels::{self, LsmFacts};
 use crate::sys::credentials::capget;
 
 /// What decisions need to know of the host.
@@ -19,10 +19,8 @@ pub struct Host {
     pub last_capability: u8,
     /// The capabilities that the caller can hand on, as a mask.
     pub held_capabilities: u64,
-    /// AppArmor is in force.
-    pub apparmor: bool,
-    /// SELinux is in force.
-    pub selinux: bool,
+    /// The security modules that are in force.
+    pub lsm: LsmFacts,
 }
 
 impl Host {
@@ -36,8 +34,10 @@ impl Host {
             layout: Layout::read()?,
             last_capability: last.trim().parse().context("read the highest capability")?,
             held_capabilities: capget().context("capget")?.permitted,
-            apparmor: security_labels::apparmor_enabled(),
-            selinux: security_labels::selinux_enabled(),
+            lsm: LsmFacts {
+                apparmor: security_labels::apparmor_enabled(),
+                selinux: security_labels::selinux_enabled(),
+            },
         })
     }
 }

@@ -4,7 +4,6 @@
 //! the calls that are written out in [`become_program`] are made, and what they report was put together before.
 //! A step that fails ends init; the failure travels whole to the runtime or, past the gate, to the starter.
 
-use std::convert::Infallible;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -77,12 +76,15 @@ fn close_all_but(preserved: u32, mut kept: Vec<RawFd>) -> nix::Result<()> {
 
 /// A process that joins namespaces and then makes the container's process as its sibling. It exists only where the new
 /// process must be born inside: a PID namespace that is joined, a user namespace that is joined, `exec`.
-pub fn join_then(kit: Kit, preserved: u32, new: u64, offsets: Option<&str>, then: impl FnOnce(Kit) -> Infallible) -> ! {
+pub fn join_then(kit: Kit, preserved: u32, new: u64, offsets: Option<&str>, then: impl FnOnce(Kit)) -> ! {
     let joined = join(&kit, preserved, new, offsets).and_then(|flags| {
         Clone { namespaces: flags, cgroup: None, sibling: true }.run().context("clone the container's process")
     });
     match joined {
-        Ok(Cloned::New) => match then(kit) {},
+        Ok(Cloned::New) => {
+            then(kit);
+            tasks::exit_now(EXIT_FAILED)
+        }
         Ok(Cloned::Caller(pid, pidfd)) => {
             let told = kit.channel.send(&FromInit::Joined { pid: pid.as_raw() }, Some(pidfd.as_fd()));
             tasks::exit_now(if told.is_ok() { 0 } else { EXIT_ABANDONED })
@@ -118,7 +120,9 @@ pub fn cloned_at_once(new: u64) -> u64 {
 fn new_time_namespace(offsets: Option<&str>) -> Result<()> {
     tasks::unshare(Kind::Time.flag()).context("new time namespace")?;
     if let Some(text) = offsets {
-        Proc::open()?.write_own("timens_offsets", text.as_bytes()).context("linux.timeOffsets")?;
+        let proc = Proc::open()?;
+        let file = proc.own_dir().context("look at \"/proc/self\"")?.join("timens_offsets");
+        proc.write(&file, text.as_bytes()).context("linux.timeOffsets")?;
     }
     Ok(())
 }
@@ -135,21 +139,18 @@ fn begin(kit: &Kit, preserved: u32) -> Result<()> {
     Ok(())
 }
 
-/// Init of a new container, whose namespaces are there. Never returns.
-pub fn container(kit: Kit, plan: &Plan) -> Infallible {
-    let failure = match build(&kit, plan) {
-        Ok(Some(ready)) => match run(kit, ready, Some(plan)) {
-            Err(failure) => failure,
-        },
-        // without a program there is nothing to start: wait until killed
+/// Init of a new container, whose namespaces are there.
+pub fn container(kit: Kit, plan: &Plan) -> ! {
+    match build(&kit, plan) {
+        Ok(Some(ready)) => run(kit, &ready, Some(plan)),
+        // without a program there is nothing to start
         Ok(None) => wait_for_the_end(kit),
         Err(failure) => fail(&kit.channel, &failure),
-    };
-    match failure {}
+    }
 }
 
-/// A further process of a running container, already in its namespaces. Never returns.
-pub fn exec(kit: Kit, program: &Program) -> Infallible {
+/// A further process of a running container, already in its namespaces.
+pub fn exec(kit: Kit, program: &Program) -> ! {
     let built = begin(&kit, program.preserve_fds).and_then(|()| {
         if kit.container.as_ref().is_some_and(|(_, flags)| flags & Kind::User.flag() != 0) {
             become_namespace_root().context("become root of the user namespace")?;
@@ -169,9 +170,7 @@ pub fn exec(kit: Kit, program: &Program) -> Infallible {
         ready(program, &Proc::open()?)
     });
     match built {
-        Ok(ready) => match run(kit, ready, None) {
-            Err(failure) => match failure {},
-        },
+        Ok(ready) => run(kit, &ready, None),
         Err(failure) => fail(&kit.channel, &failure),
     }
 }
@@ -204,7 +203,7 @@ fn build<'p>(kit: &Kit, plan: &'p Plan) -> Result<Option<Ready<'p>>> {
     let mut rootfs = rootfs::prepare(&plan.rootfs, &mut |index| {
         request(&kit.channel, &FromInit::Mount { index })?.context("no mount came for it").map(Into::into)
     })?;
-    if plan.hooks.before_pivot() {
+    if !(plan.hooks.prestart.is_empty() && plan.hooks.create_runtime.is_empty()) {
         request(&kit.channel, &FromInit::Hooks)?;
     }
     if !plan.hooks.create_container.is_empty() {
@@ -372,7 +371,7 @@ fn check_cwd() -> Result<()> {
     }
 }
 
-fn wait_for_the_end(kit: Kit) -> Infallible {
+fn wait_for_the_end(kit: Kit) -> ! {
     if let Err(failure) = request(&kit.channel, &FromInit::Ready) {
         fail(&kit.channel, &failure);
     }
@@ -389,7 +388,7 @@ fn leave_the_runtime() {
 }
 
 /// The last stretch: ready, the gate, startContainer hooks, and the program.
-fn run(kit: Kit, ready: Ready<'_>, plan: Option<&Plan>) -> Result<Infallible, Infallible> {
+fn run(kit: Kit, ready: &Ready<'_>, plan: Option<&Plan>) -> ! {
     let Kit { channel, gate, seccomp, .. } = kit;
     if let Err(failure) = request(&channel, &FromInit::Ready) {
         fail(&channel, &failure);
@@ -418,7 +417,7 @@ fn run(kit: Kit, ready: Ready<'_>, plan: Option<&Plan>) -> Result<Infallible, In
     if let Err(errno) = last {
         fail(&report, &anyhow::Error::from(errno).context("prepare to run the program"));
     }
-    let refusal = become_program(&ready, seccomp, &refusals);
+    let refusal = become_program(ready, seccomp, &refusals);
     // nothing to do if it cannot be sent: the filter may forbid it
     let _sent = nix::unistd::write(report.fd(), refusal);
     tasks::exit_now(EXIT_FAILED)

@@ -30,6 +30,7 @@ pub mod notify;
 pub mod options;
 pub mod plan;
 pub mod process;
+pub mod report;
 pub mod rootfs;
 pub mod seccomp;
 pub mod security_labels;

@@ -109,8 +109,12 @@ impl Plan {
         }
         lines.extend(self.namespaces.describe());
         lines.extend(self.rootfs.describe());
-        for (kind, hooks) in self.hooks.by_kind() {
-            lines.extend(hooks.iter().map(|hook| format!("run {kind} hook {:?}", hook.path())));
+        for (kind, hooks) in [
+            ("prestart", &self.hooks.prestart),
+            ("createRuntime", &self.hooks.create_runtime),
+            ("createContainer", &self.hooks.create_container),
+        ] {
+            lines.extend(hooks.iter().map(|hook| format!("run {kind} hook {:?}", hook.path)));
         }
         lines.extend(self.sysctls.iter().map(|sysctl| format!("write {:?} to {:?}", sysctl.value, sysctl.path)));
         if let Some(program) = &self.program {
@@ -123,7 +127,7 @@ impl Plan {
 impl Program {
     fn describe(&self) -> Vec<String> {
         let credentials = &self.credentials;
-        let mut lines: Vec<String> = self.limits.iter().map(|limit| format!("limit {limit}")).collect();
+        let mut lines: Vec<String> = self.limits.iter().map(|limit| format!("limit {} to {}, hard {}", limit.field, limit.soft, limit.hard)).collect();
         lines.push(format!("user {}, group {}, more groups {:?}", credentials.uid, credentials.gid, credentials.additional_gids));
         lines.push(format!(
             "capabilities: bounding {:#x}, effective {:#x}, permitted {:#x}, inheritable {:#x}, ambient {:#x}",
@@ -162,7 +166,7 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
         cgroup_v2: cgroup.as_ref().is_some_and(|plan| plan.cgroup().is_v2()),
         no_pivot: request.no_pivot,
         terminal: spec.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false)),
-        selinux: host.selinux,
+        selinux: host.lsm.selinux,
     };
     let rootfs = rootfs::plan(spec, &facts, findings);
     let sysctl_facts = sysctl::NamespaceFacts {
@@ -171,7 +175,10 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
         uts: namespaces.has(Kind::Uts),
         user: namespaces.has(Kind::User),
     };
-    let sysctls = sysctl::plan(linux.and_then(|linux| linux.sysctl().as_ref()), sysctl_facts, findings);
+    let sysctls = linux
+        .and_then(|linux| linux.sysctl().as_ref())
+        .map(|wanted| sysctl::plan(wanted, sysctl_facts, findings))
+        .unwrap_or_default();
     let seccomp = linux.and_then(|linux| linux.seccomp().clone());
     if let Some(profile) = &seccomp {
         seccomp::validate(profile, findings);
@@ -229,7 +236,7 @@ pub fn program(process: &Process, prefix: &str, request: &Request, host: &Host, 
         cwd,
         credentials: credentials::plan(process, host.last_capability, host.held_capabilities, findings),
         limits: resource_limits::plan(process, findings),
-        labels: security_labels::plan(process, host.apparmor, host.selinux, findings),
+        labels: security_labels::plan(process, host.lsm, findings),
         terminal,
         console_size: process.console_size().filter(|_| terminal).map(|size| Size {
             height: u16::try_from(size.height()).unwrap_or(u16::MAX),

@@ -1,7 +1,7 @@
 //! The runtime's side of a container process: clone, id maps, serving init's requests, reaping.
 
-use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -73,7 +73,7 @@ pub fn spawn_container(plan: &Plan, kit: Kit, ours: Channel, born_in: Option<&Ow
         });
     }
     match clone(init::cloned_at_once(new), born_in)? {
-        Cloned::New => match init::container(kit, plan) {},
+        Cloned::New => init::container(kit, plan),
         Cloned::Caller(pid, pidfd) => Ok(Init::new(pid, pidfd, ours)),
     }
 }
@@ -90,10 +90,13 @@ fn join_and_spawn(
     kit: Kit,
     ours: Channel,
     born_in: Option<&OwnedFd>,
-    joiner: impl FnOnce(Kit) -> Infallible,
+    joiner: impl FnOnce(Kit),
 ) -> Result<Init> {
     let joiner = match clone(0, born_in)? {
-        Cloned::New => match joiner(kit) {},
+        Cloned::New => {
+            joiner(kit);
+            exit_now(1)
+        }
         Cloned::Caller(pid, pidfd) => Init::new(pid, pidfd, ours),
     };
     drop(kit);
@@ -244,10 +247,10 @@ fn write_maps(pid: Pid, uids: &[IdMap], gids: &[IdMap]) -> Result<()> {
     let proc = Proc::open()?;
     if !privileged {
         // user_namespaces(7): an ordinary user gives up setgroups(2) for a group mapping
-        proc.write(format!("{pid}/setgroups"), b"deny").context("linux.gidMappings: deny setgroups")?;
+        proc.write(&Path::new(&pid.to_string()).join("setgroups"), b"deny").context("linux.gidMappings: deny setgroups")?;
     }
-    proc.write(format!("{pid}/gid_map"), map_text(gids).as_bytes()).context("linux.gidMappings")?;
-    proc.write(format!("{pid}/uid_map"), map_text(uids).as_bytes()).context("linux.uidMappings")
+    proc.write(&Path::new(&pid.to_string()).join("gid_map"), map_text(gids).as_bytes()).context("linux.gidMappings")?;
+    proc.write(&Path::new(&pid.to_string()).join("uid_map"), map_text(uids).as_bytes()).context("linux.uidMappings")
 }
 
 fn map_with(program: &str, pid: Pid, map: &[IdMap]) -> Result<()> {

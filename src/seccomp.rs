@@ -1,1 +1,317 @@
-//! seccomp
+//! Seccomp profiles (`linux.seccomp`) to classic BPF, through libseccomp.
+//!
+//! The program is made in the runtime's process, where libraries may be called, and handed to init as finished
+//! instructions. [`crate::seccomp_cache`] keeps it, for making it costs more than the rest of a container's start.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::path::PathBuf;
+
+use anyhow::{Context, bail};
+use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
+use nix::errno::Errno;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use oci_spec::runtime::{
+    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompFilterFlag, LinuxSeccompOperator,
+    LinuxSyscall,
+};
+
+use crate::findings::Findings;
+use crate::sys::bpf::Instruction;
+
+/// `SECCOMP_FILTER_FLAG_LOG` of seccomp(2).
+const FLAG_LOG: u64 = 1 << 1;
+/// `SECCOMP_FILTER_FLAG_SPEC_ALLOW` of seccomp(2).
+const FLAG_SPEC_ALLOW: u64 = 1 << 2;
+/// The most instructions that the kernel takes (`BPF_MAXINSNS`).
+const MAX_INSTRUCTIONS: usize = 4096;
+/// Arguments of a system call.
+const ARGUMENTS: usize = 6;
+/// libseccomp 2.5 makes wrong trees for very small filters, and a tree pays only from some rules on.
+const TREE_FROM: usize = 32;
+
+/// What init loads with seccomp(2).
+#[derive(Debug, Clone, Default)]
+pub struct Plan {
+    /// The filter.
+    pub program: Vec<Instruction>,
+    /// `SECCOMP_FILTER_FLAG_*`.
+    pub flags: u64,
+    /// Where the descriptor of `SCMP_ACT_NOTIFY` goes. [`validate`] refuses it, so it is `None` in a plan that runs.
+    pub listener: Option<Listener>,
+}
+
+/// `listenerPath` and `listenerMetadata`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listener {
+    /// A Unix socket on the host.
+    pub path: PathBuf,
+    /// Passed on to it as it is.
+    pub metadata: String,
+}
+
+/// Notes what is wrong with a profile (runtime-spec, config-linux.md, "Seccomp"). A system call whose name libseccomp
+/// does not know is a warning, one for each rule: profiles are made for many architectures and kernels.
+pub fn validate(seccomp: &LinuxSeccomp, findings: &mut Findings) {
+    let field = "linux.seccomp";
+    if seccomp.default_action() == LinuxSeccompAction::ScmpActNotify {
+        findings.problem(
+            format!("{field}.defaultAction"),
+            "SCMP_ACT_NOTIFY would stop every system call, also those of the runtime",
+        );
+    }
+    let default_errno = format!("{field}.defaultErrnoRet");
+    validate_errno(seccomp.default_action(), seccomp.default_errno_ret(), default_errno, findings);
+    if seccomp.listener_path().is_some() {
+        findings
+            .problem(format!("{field}.listenerPath"), "a listener for SCMP_ACT_NOTIFY is not supported yet");
+    }
+    for (index, flag) in seccomp.flags().iter().flatten().enumerate() {
+        if *flag == LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv {
+            findings.warn(format!("{field}.flags[{index}]"), "has no effect without a listener");
+        }
+    }
+    for (index, rule) in seccomp.syscalls().iter().flatten().enumerate() {
+        validate_rule(rule, &format!("{field}.syscalls[{index}]"), findings);
+    }
+}
+
+fn validate_rule(rule: &LinuxSyscall, field: &str, findings: &mut Findings) {
+    if rule.names().is_empty() {
+        findings.problem(format!("{field}.names"), "names no system call");
+    }
+    if rule.action() == LinuxSeccompAction::ScmpActNotify {
+        let why = if rule.names().iter().any(|name| name == "write") {
+            "SCMP_ACT_NOTIFY on write would stop the runtime itself before it can hand the listener over"
+        } else {
+            "SCMP_ACT_NOTIFY is not supported yet"
+        };
+        findings.problem(format!("{field}.action"), why);
+    }
+    validate_errno(rule.action(), rule.errno_ret(), format!("{field}.errnoRet"), findings);
+    for (index, argument) in rule.args().iter().flatten().enumerate() {
+        if argument.index() >= ARGUMENTS {
+            let why = format!("{}: a system call has {ARGUMENTS} arguments, 0 to 5", argument.index());
+            findings.problem(format!("{field}.args[{index}].index"), why);
+        }
+    }
+    let unknown: Vec<&str> =
+        rule.names().iter().map(String::as_str).filter(|name| resolve(name).is_none()).collect();
+    if !unknown.is_empty() {
+        let names = unknown.join(", ");
+        findings.warn(format!("{field}.names"), format!("skipped, not known to this libseccomp: {names}"));
+    }
+}
+
+fn validate_errno(action: LinuxSeccompAction, errno: Option<u32>, field: String, findings: &mut Findings) {
+    let Some(errno) = errno else { return };
+    match action {
+        LinuxSeccompAction::ScmpActErrno | LinuxSeccompAction::ScmpActTrace if errno > u16::MAX.into() => {
+            findings.problem(field, format!("{errno} is above {}", u16::MAX));
+        }
+        LinuxSeccompAction::ScmpActErrno | LinuxSeccompAction::ScmpActTrace => {}
+        LinuxSeccompAction::ScmpActKill
+        | LinuxSeccompAction::ScmpActKillThread
+        | LinuxSeccompAction::ScmpActKillProcess
+        | LinuxSeccompAction::ScmpActTrap
+        | LinuxSeccompAction::ScmpActNotify
+        | LinuxSeccompAction::ScmpActLog
+        | LinuxSeccompAction::ScmpActAllow => {
+            findings.problem(field, format!("{action} takes no errno"));
+        }
+    }
+}
+
+/// The flags of seccomp(2) for this profile. Without `flags` it is SPEC_ALLOW, as with the peers, which engines rely on:
+/// a filter should not slow programs down on kernels that tie it to speculative store bypass. An empty list is none.
+/// TSYNC is left out, for init has one thread.
+pub fn flags(seccomp: &LinuxSeccomp) -> u64 {
+    let Some(flags) = seccomp.flags() else { return FLAG_SPEC_ALLOW };
+    flags.iter().fold(0, |all, flag| {
+        all | match flag {
+            LinuxSeccompFilterFlag::SeccompFilterFlagLog => FLAG_LOG,
+            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => FLAG_SPEC_ALLOW,
+            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
+            // the kernel takes it only together with a listener
+            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
+        }
+    })
+}
+
+/// Makes the program. The system calls of an architecture that the profile does not list kill the thread, as libseccomp
+/// has it. An error when libseccomp refuses an architecture or a rule, or the program is too long for the kernel.
+pub fn compile(seccomp: &LinuxSeccomp) -> anyhow::Result<Vec<Instruction>> {
+    let rules = seccomp.syscalls().as_deref().unwrap_or_default();
+    let tree = rules.iter().map(|rule| rule.names().len()).sum::<usize>() >= TREE_FROM;
+    compile_as(seccomp, tree)
+}
+
+fn compile_as(seccomp: &LinuxSeccomp, tree: bool) -> anyhow::Result<Vec<Instruction>> {
+    let default = action(seccomp.default_action(), seccomp.default_errno_ret());
+    let mut filter = ScmpFilterContext::new(default).context("linux.seccomp.defaultAction")?;
+    for (index, arch) in seccomp.architectures().iter().flatten().enumerate() {
+        filter
+            .add_arch(architecture(*arch))
+            .with_context(|| format!("linux.seccomp.architectures[{index}]: {arch}"))?;
+    }
+    if tree {
+        filter.set_ctl_optimize(2).context("linux.seccomp: choose a binary tree")?;
+    }
+    for (index, rule) in seccomp.syscalls().iter().flatten().enumerate() {
+        add(&mut filter, rule, default).with_context(|| format!("linux.seccomp.syscalls[{index}]"))?;
+    }
+    export(&filter).context("linux.seccomp: make the filter program")
+}
+
+fn add(filter: &mut ScmpFilterContext, rule: &LinuxSyscall, default: ScmpAction) -> anyhow::Result<()> {
+    let action = action(rule.action(), rule.errno_ret());
+    if action == default {
+        return Ok(());
+    }
+    let arguments = rule.args().as_deref().unwrap_or_default();
+    let conditions = arguments.iter().map(condition).collect::<anyhow::Result<Vec<_>>>()?;
+    for name in rule.names() {
+        let Some(syscall) = resolve(name) else { continue };
+        let added = if repeats(arguments) {
+            // libseccomp takes an argument once in a rule; engines mean "any of them" then
+            conditions
+                .chunks(1)
+                .try_for_each(|one| filter.add_rule_conditional(action, syscall, one).map(drop))
+        } else {
+            filter.add_rule_conditional(action, syscall, &conditions).map(drop)
+        };
+        added.with_context(|| name.clone())?;
+    }
+    Ok(())
+}
+
+/// Whether an argument is compared twice.
+fn repeats(arguments: &[LinuxSeccompArg]) -> bool {
+    arguments
+        .iter()
+        .enumerate()
+        .any(|(at, argument)| arguments.iter().skip(at + 1).any(|other| other.index() == argument.index()))
+}
+
+fn condition(argument: &LinuxSeccompArg) -> anyhow::Result<ScmpArgCompare> {
+    let (mut operator, mut value) = (ScmpCompareOp::Equal, argument.value());
+    match argument.op() {
+        LinuxSeccompOperator::ScmpCmpNe => operator = ScmpCompareOp::NotEqual,
+        LinuxSeccompOperator::ScmpCmpLt => operator = ScmpCompareOp::Less,
+        LinuxSeccompOperator::ScmpCmpLe => operator = ScmpCompareOp::LessOrEqual,
+        LinuxSeccompOperator::ScmpCmpEq => {}
+        LinuxSeccompOperator::ScmpCmpGe => operator = ScmpCompareOp::GreaterEqual,
+        LinuxSeccompOperator::ScmpCmpGt => operator = ScmpCompareOp::Greater,
+        LinuxSeccompOperator::ScmpCmpMaskedEq => {
+            // `value` is the mask there, `valueTwo` what is left of the argument
+            operator = ScmpCompareOp::MaskedEqual(argument.value());
+            value = argument.value_two().unwrap_or(0);
+        }
+    }
+    let index = u32::try_from(argument.index()).ok().filter(|index| (*index as usize) < ARGUMENTS);
+    let index = index.with_context(|| format!("argument {}: there are {ARGUMENTS}", argument.index()))?;
+    Ok(ScmpArgCompare::new(index, operator, value))
+}
+
+/// The native number, or libseccomp's own for one that only other architectures have.
+fn resolve(name: &str) -> Option<ScmpSyscall> {
+    ScmpSyscall::from_name(name).ok().filter(|syscall| !syscall.is_error())
+}
+
+fn action(action: LinuxSeccompAction, errno: Option<u32>) -> ScmpAction {
+    // validate() has refused what does not fit
+    let number = errno.map_or(libc::EPERM as u16, |errno| errno as u16);
+    match action {
+        LinuxSeccompAction::ScmpActKill | LinuxSeccompAction::ScmpActKillThread => ScmpAction::KillThread,
+        LinuxSeccompAction::ScmpActKillProcess => ScmpAction::KillProcess,
+        LinuxSeccompAction::ScmpActTrap => ScmpAction::Trap,
+        LinuxSeccompAction::ScmpActErrno => ScmpAction::Errno(number.into()),
+        LinuxSeccompAction::ScmpActNotify => ScmpAction::Notify,
+        LinuxSeccompAction::ScmpActTrace => ScmpAction::Trace(number),
+        LinuxSeccompAction::ScmpActLog => ScmpAction::Log,
+        LinuxSeccompAction::ScmpActAllow => ScmpAction::Allow,
+    }
+}
+
+fn architecture(arch: Arch) -> ScmpArch {
+    match arch {
+        Arch::ScmpArchNative => ScmpArch::Native,
+        Arch::ScmpArchX86 => ScmpArch::X86,
+        Arch::ScmpArchX86_64 => ScmpArch::X8664,
+        Arch::ScmpArchX32 => ScmpArch::X32,
+        Arch::ScmpArchArm => ScmpArch::Arm,
+        Arch::ScmpArchAarch64 => ScmpArch::Aarch64,
+        Arch::ScmpArchMips => ScmpArch::Mips,
+        Arch::ScmpArchMips64 => ScmpArch::Mips64,
+        Arch::ScmpArchMips64n32 => ScmpArch::Mips64N32,
+        Arch::ScmpArchMipsel => ScmpArch::Mipsel,
+        Arch::ScmpArchMipsel64 => ScmpArch::Mipsel64,
+        Arch::ScmpArchMipsel64n32 => ScmpArch::Mipsel64N32,
+        Arch::ScmpArchPpc => ScmpArch::Ppc,
+        Arch::ScmpArchPpc64 => ScmpArch::Ppc64,
+        Arch::ScmpArchPpc64le => ScmpArch::Ppc64Le,
+        Arch::ScmpArchS390 => ScmpArch::S390,
+        Arch::ScmpArchS390x => ScmpArch::S390X,
+        Arch::ScmpArchParisc => ScmpArch::Parisc,
+        Arch::ScmpArchParisc64 => ScmpArch::Parisc64,
+        Arch::ScmpArchRiscv64 => ScmpArch::Riscv64,
+        Arch::ScmpArchLoongarch64 => ScmpArch::Loongarch64,
+        Arch::ScmpArchM68k => ScmpArch::M68k,
+        Arch::ScmpArchSh => ScmpArch::Sh,
+        Arch::ScmpArchSheb => ScmpArch::Sheb,
+    }
+}
+
+/// libseccomp writes the program to a descriptor: a file in memory, because a pipe could be too short for it.
+fn export(filter: &ScmpFilterContext) -> anyhow::Result<Vec<Instruction>> {
+    let mut file = File::from(memory_file()?);
+    filter.export_bpf(&file)?;
+    let mut bytes = Vec::new();
+    file.rewind()?;
+    file.read_to_end(&mut bytes)?;
+    let program = from_bytes(&bytes)?;
+    if program.len() > MAX_INSTRUCTIONS {
+        bail!("{} instructions, and the kernel takes {MAX_INSTRUCTIONS}", program.len());
+    }
+    Ok(program)
+}
+
+fn memory_file() -> nix::Result<std::os::fd::OwnedFd> {
+    /// `MFD_NOEXEC_SEAL` of memfd_create(2), kernel 6.3: hosts can demand it (`vm.memfd_noexec`).
+    const NOEXEC_SEAL: libc::c_uint = 8;
+    let flags = MFdFlags::MFD_CLOEXEC;
+    match memfd_create(c"seccomp", flags | MFdFlags::from_bits_retain(NOEXEC_SEAL)) {
+        Err(Errno::EINVAL) => memfd_create(c"seccomp", flags),
+        result => result,
+    }
+}
+
+/// The program as the kernel's `struct sock_filter` array: 8 bytes an instruction, in this machine's byte order.
+pub fn to_bytes(program: &[Instruction]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(program.len() * 8);
+    for instruction in program {
+        bytes.extend_from_slice(&instruction.code.to_ne_bytes());
+        bytes.extend_from_slice(&[instruction.jump_true, instruction.jump_false]);
+        bytes.extend_from_slice(&instruction.k.to_ne_bytes());
+    }
+    bytes
+}
+
+/// The inverse of [`to_bytes`]. An error for an empty program and for one that does not end with an instruction.
+pub fn from_bytes(bytes: &[u8]) -> anyhow::Result<Vec<Instruction>> {
+    let (records, rest) = bytes.as_chunks::<8>();
+    if records.is_empty() || !rest.is_empty() {
+        bail!("{} bytes are no filter program", bytes.len());
+    }
+    let instruction = |[c0, c1, jump_true, jump_false, k0, k1, k2, k3]: [u8; 8]| Instruction {
+        code: u16::from_ne_bytes([c0, c1]),
+        jump_true,
+        jump_false,
+        k: u32::from_ne_bytes([k0, k1, k2, k3]),
+    };
+    Ok(records.iter().copied().map(instruction).collect())
+}
+
+#[cfg(test)]
+#[path = "seccomp_tests.rs"]
+mod tests;

@@ -5,7 +5,9 @@
 pub mod bpf;
 pub mod credentials;
 pub mod descriptors;
+pub mod limits;
 pub mod mounts;
+pub mod network;
 pub mod paths;
 pub mod tasks;
 pub mod terminal;

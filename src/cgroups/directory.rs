@@ -38,6 +38,14 @@ pub fn read_file(directory: BorrowedFd<'_>, file: &str) -> nix::Result<String> {
     read_all(open_file(directory, file, OFlag::O_RDONLY)?.as_fd())
 }
 
+/// A file of one short line, without the line's end.
+pub fn read_value(directory: BorrowedFd<'_>, file: &str) -> nix::Result<String> {
+    let file = open_file(directory, file, OFlag::O_RDONLY)?;
+    let mut buffer = [0; 4096];
+    let count = read(&file, &mut buffer)?;
+    Ok(String::from_utf8_lossy(buffer.get(..count).unwrap_or_default()).trim().to_owned())
+}
+
 /// The whole text from where the descriptor stands.
 pub fn read_all(file: BorrowedFd<'_>) -> nix::Result<String> {
     let mut text = Vec::new();

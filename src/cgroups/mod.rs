@@ -397,3 +397,55 @@ pub fn parse_exec_cgroup(values: &[String]) -> Result<Vec<(Option<String>, Strin
     parsed.sort_by_key(|(controller, _)| controller.is_none());
     Ok(parsed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(values: &[&str]) -> Result<Vec<(Option<String>, String)>> {
+        parse_exec_cgroup(&values.iter().map(|value| (*value).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn exec_cgroups_are_paths_for_all_or_for_named_controllers() {
+        let controller = |name: &str| Some(name.to_owned());
+        assert_eq!(parse(&["sub"]).unwrap(), [(None, "sub".to_owned())]);
+        assert_eq!(
+            parse(&["rest", "cpu,memory:/a/b"]).unwrap(),
+            [
+                (controller("cpu"), "/a/b".to_owned()),
+                (controller("memory"), "/a/b".to_owned()),
+                (None, "rest".to_owned())
+            ]
+        );
+        for bad in
+            [&["../x"][..], &["cpu:a/../../x"], &[""], &["cpu:"], &[":x"], &["cpu:a", "cpu:b"], &["a", "b"]]
+        {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_below_the_cgroup_is_cleaned_and_kept_inside() {
+        assert_eq!(inside("/a/./b/../c").unwrap(), PathBuf::from("a/c"));
+        assert_eq!(inside("/").unwrap(), PathBuf::new());
+        assert!(inside("a/../..").is_err());
+        assert!(inside("..").is_err());
+    }
+
+    #[test]
+    fn a_controller_that_is_not_there_is_refused() {
+        let place = |name: &str| Place {
+            name: name.to_owned(),
+            controllers: vec![name.to_owned()],
+            path: PathBuf::from("/nowhere"),
+            optional: false,
+        };
+        let v1 = Cgroup { v1: vec![place("cpu")], unified: None };
+        assert!(v1.check_sub(&parse(&["cpu:a"]).unwrap()).is_ok());
+        assert!(v1.check_sub(&parse(&["memory:a"]).unwrap()).is_err());
+        let v2 = Cgroup { v1: Vec::new(), unified: Some(place("memory")) };
+        assert!(v2.check_sub(&parse(&["a"]).unwrap()).is_ok());
+        assert!(v2.check_sub(&parse(&["memory:a"]).unwrap()).is_err());
+    }
+}

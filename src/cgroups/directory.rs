@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{Pid, UnlinkatFlags, mkdir, read, unlinkat, write};
@@ -25,7 +25,12 @@ const MAX_RACES: usize = 16;
 
 /// Opens a cgroup's directory, for its files and for `CLONE_INTO_CGROUP`.
 pub fn open_directory(path: &Path) -> nix::Result<OwnedFd> {
-    open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+    open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
+}
+
+/// Opens a path of the host, close-on-exec. By openat(2), because musl makes two system calls of open(2).
+pub fn open(path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+    openat(AT_FDCWD, path, flags | OFlag::O_CLOEXEC, Mode::empty())
 }
 
 /// Opens a file of the cgroup.
@@ -185,7 +190,7 @@ pub fn tree_processes(path: &Path) -> nix::Result<Vec<Pid>> {
 
 /// Removes the cgroup and those below it, waiting until `deadline` for processes that are exiting. A missing one is fine.
 pub fn remove(path: &Path, deadline: Instant) -> Result<()> {
-    match nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, path, UnlinkatFlags::RemoveDir) {
+    match unlinkat(AT_FDCWD, path, UnlinkatFlags::RemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => return Ok(()),
         Err(Errno::EBUSY | Errno::ENOTEMPTY) => {}
         Err(errno) => return Err(errno).with_context(|| format!("remove {}", path.display())),

@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
+use nix::fcntl::OFlag;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +24,7 @@ pub use plan::{Plan, plan};
 
 use crate::error::hinted;
 use crate::sys::tasks::{pidfd_open, pidfd_send_signal};
-use directory::{number, open_directory, read_file};
+use directory::{number, open, open_directory, read_file};
 
 /// How long processes that have been killed may take to end.
 const EXIT_TIME: Duration = Duration::from_secs(10);
@@ -97,8 +96,8 @@ impl Cgroup {
     fn entry_below(&self, below: impl Fn(&Place) -> Result<PathBuf>) -> Result<Entry> {
         let mut entry = Entry::default();
         for place in &self.v1 {
-            let path = place.path.join(below(place)?).join("tasks");
-            match open(&path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+            let path = join(place, &below(place)?).join("tasks");
+            match open(&path, OFlag::O_WRONLY) {
                 Err(Errno::ENOENT) if place.optional => {}
                 result => {
                     entry.tasks.push(result.with_context(|| format!("open {}", path.display()))?);
@@ -106,7 +105,7 @@ impl Cgroup {
             }
         }
         if let Some(place) = &self.unified {
-            let path = place.path.join(below(place)?);
+            let path = join(place, &below(place)?);
             match open_directory(&path) {
                 Err(Errno::ENOENT) if place.optional => {}
                 result => {
@@ -336,6 +335,10 @@ impl Cgroup {
             _ => self.v1.iter().map(|place| (place.name.clone(), place.path.clone())).collect(),
         }
     }
+}
+
+fn join(place: &Place, below: &Path) -> PathBuf {
+    if below.as_os_str().is_empty() { place.path.clone() } else { place.path.join(below) }
 }
 
 /// The cgroup at `top` or below that `pid` is in.

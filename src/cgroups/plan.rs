@@ -5,7 +5,8 @@ use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::fcntl::OFlag;
+use nix::fcntl::{AT_FDCWD, OFlag};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use oci_spec::runtime::{Linux, LinuxResources};
 
 use super::directory::{make, open_directory, open_file, write_all, write_file};

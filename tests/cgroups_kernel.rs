@@ -1,11 +1,21 @@
 //! Cgroups on the real kernel: what is made, written, entered, stopped, killed and removed, on the hierarchies that this host
 //! has and once more in a view that has cgroup v2 only. Needs root.
 
+// a test's own functions may do what its body may
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    clippy::let_underscore_must_use
+)]
+
 use std::ffi::CString;
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use berth::cgroups::{Cgroup, Entry, Layout, Plan, parse_exec_cgroup, plan};
@@ -69,11 +79,18 @@ struct Made {
 
 impl Made {
     fn planned(layout: &Layout, name: &str, resources: &str) -> Made {
-        let path = format!("/berth-test-{}/{name}", std::process::id());
+        // tests with one subject run side by side where there is only one kind of hierarchy
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = format!("/berth-test-{}-{count}/{name}", std::process::id());
+        Made::at(layout, path, resources)
+    }
+
+    fn at(layout: &Layout, path: String, resources: &str) -> Made {
         let linux =
             serde_json::from_str(&format!(r#"{{"cgroupsPath":"{path}","resources":{resources}}}"#)).unwrap();
         let mut findings = Findings::default();
-        let plan = plan(layout, name, Some(&linux), false, &mut findings);
+        let plan = plan(layout, "unused", Some(&linux), false, &mut findings);
         assert_eq!(findings.problems, []);
         Made { plan, path }
     }
@@ -216,13 +233,11 @@ fn limits_can_be_raised_and_lowered_in_an_existing_cgroup() {
     let mut kept = Vec::new();
     for (memory, quota, period) in [(64, 50000, 100_000), (256, 200_000, 400_000), (32, 10000, 20000)] {
         let bytes = memory << 20;
-        let made = Made::new(
-            &layout,
-            "raised",
-            &format!(
-                r#"{{"memory":{{"limit":{bytes},"swap":{bytes}}},"cpu":{{"quota":{quota},"period":{period}}}}}"#
-            ),
+        let resources = format!(
+            r#"{{"memory":{{"limit":{bytes},"swap":{bytes}}},"cpu":{{"quota":{quota},"period":{period}}}}}"#
         );
+        let made = Made::at(&layout, format!("/berth-test-{}-raised/x", std::process::id()), &resources);
+        made.plan.create().unwrap();
         made.plan.apply().unwrap();
         assert_eq!(made.read("memory", "memory.memsw.limit_in_bytes"), bytes.to_string());
         assert_eq!(made.read("memory", "memory.limit_in_bytes"), bytes.to_string());
@@ -474,11 +489,7 @@ fn what_a_container_made_below_its_cgroup_goes_with_it() {
         at = nix::fcntl::openat(&at, long.as_str(), flags, nix::sys::stat::Mode::empty()).unwrap().into();
     }
     let child = Child::enter(&made.cgroup().entry().unwrap(), "exec sleep 1000");
-    nix::unistd::write(
-        &fs::OpenOptions::new().write(true).open(top.join("a/b/cgroup.procs")).unwrap(),
-        child.pid.to_string().as_bytes(),
-    )
-    .unwrap();
+    fs::write(top.join("a/b/cgroup.procs"), child.pid.to_string()).unwrap();
     assert_eq!(made.cgroup().processes().unwrap(), [child.pid]);
     child.kill();
     made.cgroup().remove().unwrap();
@@ -540,7 +551,8 @@ fn on_v2_exec_follows_init_where_the_top_cgroup_takes_no_process() {
     init.wait();
     drop(made);
     if enabled.trim().is_empty() {
-        fs::write(&root, format!("-{controller}")).unwrap();
+        // another container may use it by now
+        let _ = fs::write(&root, format!("-{controller}"));
     }
 }
 
@@ -579,4 +591,55 @@ fn removing_gives_up_on_nothing_that_is_gone_and_is_fast() {
     made.plan.create().unwrap();
     println!("created in {:?}", start.elapsed());
     assert!(Path::new(&made.everywhere()[0]).is_dir());
+}
+
+/// Set in the process that has no privilege.
+const ROOTLESS: &str = "BERTH_TEST_ROOTLESS";
+
+#[test]
+fn without_privilege_and_limits_there_is_no_cgroup_and_no_error() {
+    use std::os::unix::process::CommandExt;
+    let test = "without_privilege_and_limits_there_is_no_cgroup_and_no_error";
+    if std::env::var_os(ROOTLESS).is_none() {
+        if layout(test).is_none() {
+            return;
+        }
+        // the program itself may lie where only root can reach it
+        let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        let scratch = tempfile::Builder::new().permissions(readable).tempdir().unwrap();
+        let program = scratch.path().join("test");
+        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        let status = Command::new(&program)
+            .args(["--exact", test])
+            .env(ROOTLESS, "1")
+            .current_dir("/")
+            .uid(65534)
+            .gid(65534)
+            .status()
+            .unwrap();
+        assert!(status.success());
+        return;
+    }
+    let layout = Layout::read().unwrap();
+    let plan_for = |resources: &str, rootless| {
+        let text = format!(r#"{{"cgroupsPath":"/berth-test-rootless/x","resources":{resources}}}"#);
+        let mut findings = Findings::default();
+        let plan = plan(&layout, "x", Some(&serde_json::from_str(&text).unwrap()), rootless, &mut findings);
+        assert_eq!(findings.problems, []);
+        plan
+    };
+    let plan = plan_for("{}", true);
+    plan.create().unwrap();
+    plan.apply().unwrap();
+    let entry = plan.cgroup().entry().unwrap();
+    assert!(entry.directory.is_none() && entry.tasks.is_empty());
+    assert_eq!(plan.cgroup().processes().unwrap(), []);
+    plan.cgroup().signal_all(libc::SIGKILL).unwrap();
+    plan.cgroup().remove().unwrap();
+    // with privilege promised, or a limit asked for, it is one
+    assert_eq!(error::errno(&plan_for("{}", false).create().unwrap_err()), Some(Errno::EACCES));
+    if has(&layout, "memory") {
+        let error = plan_for(r#"{"memory":{"limit":67108864}}"#, true).create().unwrap_err();
+        assert_eq!(error::errno(&error), Some(Errno::EACCES));
+    }
 }

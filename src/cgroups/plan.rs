@@ -256,8 +256,7 @@ impl Plan {
         if result.is_err() {
             for path in made.iter().rev() {
                 // somebody may have gone in meanwhile; then it stays
-                let _kept =
-                    nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, path, nix::unistd::UnlinkatFlags::RemoveDir);
+                let _kept = unlinkat(AT_FDCWD, path, UnlinkatFlags::RemoveDir);
             }
         }
         result

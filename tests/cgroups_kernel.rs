@@ -608,7 +608,9 @@ fn without_privilege_and_limits_there_is_no_cgroup_and_no_error() {
         let readable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
         let scratch = tempfile::Builder::new().permissions(readable).tempdir().unwrap();
         let program = scratch.path().join("test");
-        fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+        // by another process: a file that a fork of this one still holds open for writing cannot be run
+        let copied = Command::new("cp").arg(std::env::current_exe().unwrap()).arg(&program).status().unwrap();
+        assert!(copied.success());
         let status = Command::new(&program)
             .args(["--exact", test])
             .env(ROOTLESS, "1")

@@ -230,6 +230,7 @@ fn remove_one(
     directory: BorrowedFd<'_>,
     deadline: Instant,
 ) -> Result<bool> {
+    let mut before = Vec::new();
     loop {
         match unlinkat(parent, name.as_c_str(), UnlinkatFlags::RemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => return Ok(true),
@@ -243,7 +244,13 @@ fn remove_one(
         if Instant::now() >= deadline {
             bail!("the cgroup is not empty: {} process(es) in it do not end", left.len());
         }
-        wait_for_one(&left, deadline)?;
+        if left == before {
+            // they have been waited for, and the last step of their exit is still to come
+            tick()?;
+        } else {
+            wait_for_one(&left, deadline)?;
+        }
+        before = left;
     }
 }
 
@@ -264,9 +271,7 @@ fn wait_for_one(processes: &[Pid], deadline: Instant) -> nix::Result<()> {
     }
     let mut polled: Vec<_> =
         pidfds.iter().map(|pidfd| PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)).collect();
-    wait(&mut polled, deadline)?;
-    // a process that has ended and is still listed: its last thread is not through yet
-    Ok(())
+    wait(&mut polled, deadline)
 }
 
 /// poll(2) until `deadline`; an interruption ends it early, as an event would.

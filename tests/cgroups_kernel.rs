@@ -272,6 +272,7 @@ fn enters_and_goes(layout: &Layout) {
     assert_eq!(inside, hierarchies, "{}", child.cgroups());
     assert!(made.cgroup().processes().unwrap().contains(&child.pid));
     // a second container may not have it
+    assert!(made.plan.check_unused().is_err());
     let error = made.plan.create().unwrap_err();
     assert!(error::text(&error).starts_with("container's cgroup is not empty: "), "{}", error::text(&error));
     made.cgroup().signal_all(libc::SIGKILL).unwrap();
@@ -282,6 +283,7 @@ fn enters_and_goes(layout: &Layout) {
     }
     assert!(matches!(child.wait(), WaitStatus::Signaled(_, nix::sys::signal::Signal::SIGKILL, _)));
     // all of it is quiet when there is nothing left
+    made.plan.check_unused().unwrap();
     made.cgroup().remove().unwrap();
     made.cgroup().signal_all(libc::SIGKILL).unwrap();
     made.cgroup().signal_all(libc::SIGTERM).unwrap();

@@ -274,7 +274,7 @@ impl Plan {
             }
         }
         if fresh.contains(&Some(false)) {
-            self.refuse_used()?;
+            self.check_unused()?;
         }
         let unified = self.cgroup.v1.len();
         if let (Some(place), Some(mount)) = (&self.cgroup.unified, self.mounts.get(unified))
@@ -287,7 +287,9 @@ impl Plan {
         self.limit_devices(&fresh)
     }
 
-    fn refuse_used(&self) -> Result<()> {
+    /// Refuses a cgroup that has processes or is frozen, as [`Plan::create`] does. For before a claim on it is saved: whoever
+    /// clears up after a runtime that died kills what is in the claimed cgroup.
+    pub fn check_unused(&self) -> Result<()> {
         let processes = self.cgroup.processes()?;
         if !processes.is_empty() {
             return Err(hinted(

@@ -72,6 +72,17 @@ impl Rule {
             && self.access & other.access != 0
     }
 
+    /// Names all that `other` names.
+    fn covers(&self, other: &Rule) -> bool {
+        fn within<T: PartialEq>(a: Option<T>, b: Option<T>) -> bool {
+            a.is_none() || a == b
+        }
+        within(self.kind, other.kind)
+            && within(self.major, other.major)
+            && within(self.minor, other.minor)
+            && other.access & !self.access == 0
+    }
+
     /// The line for devices.allow or devices.deny. The kernel reads `a` as everything, whatever follows: a rule for both
     /// kinds that is not about everything needs one line for each.
     fn lines(&self) -> Vec<String> {
@@ -109,19 +120,39 @@ const DEFAULTS: [Rule; 11] = [
     Rule::char(Some(5), Some(2), ALL),
 ];
 
-/// The rules of `linux.resources.devices` and the defaults, from the last one that decides about everything on.
+/// The rules of `linux.resources.devices` and the defaults, from the last one that decides about everything on. The first
+/// always does.
 pub fn rules(devices: &[LinuxDeviceCgroup], findings: &mut Findings) -> Vec<Rule> {
     let mut rules = vec![Rule::deny_all()];
     for (index, device) in devices.iter().enumerate() {
         if let Some(rule) = parse(device, &format!("linux.resources.devices[{index}]"), findings) {
-            if rule.names_everything() {
-                rules.clear();
-            }
-            rules.push(rule);
+            add(&mut rules, rule);
         }
     }
-    rules.extend(DEFAULTS);
+    for rule in DEFAULTS {
+        add(&mut rules, rule);
+    }
     rules
+}
+
+/// Adds a rule unless it changes nothing: engines list the default devices too, and deny what nothing has allowed.
+fn add(rules: &mut Vec<Rule>, rule: Rule) {
+    if rule.names_everything() {
+        rules.clear();
+    } else {
+        let contrary =
+            rules.iter().rposition(|earlier| earlier.allow != rule.allow && earlier.overlaps(&rule));
+        let covers = |earlier: &Rule| earlier.allow == rule.allow && earlier.covers(&rule);
+        let after = contrary.map_or(0, |index| index + 1);
+        if rules.iter().skip(after).any(covers) {
+            return;
+        }
+        let base = rules.first().is_some_and(|base| base.allow == rule.allow);
+        if base && contrary.is_none() {
+            return;
+        }
+    }
+    rules.push(rule);
 }
 
 fn parse(device: &LinuxDeviceCgroup, field: &str, findings: &mut Findings) -> Option<Rule> {
@@ -330,4 +361,217 @@ fn load(program: &[Extended]) -> nix::Result<OwnedFd> {
     let result = bpf::load_device_program(program);
     setrlimit(Resource::RLIMIT_MEMLOCK, soft, hard)?;
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use oci_spec::runtime::LinuxDeviceCgroup;
+
+    use super::*;
+
+    fn spec(json: &str) -> Vec<LinuxDeviceCgroup> {
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn good(json: &str) -> Vec<Rule> {
+        let mut findings = Findings::default();
+        let rules = rules(&spec(json), &mut findings);
+        assert_eq!(findings, Findings::default());
+        rules
+    }
+
+    const DENY_ALL: &str = r#"{"allow":false,"access":"rwm"}"#;
+
+    /// What the rules mean, said another way: each wanted access is decided by the last rule that names it.
+    fn oracle(rules: &[Rule], kind: Kind, major: u32, minor: u32, wanted: u32) -> bool {
+        [MKNOD, READ, WRITE].into_iter().filter(|bit| wanted & bit != 0).all(|bit| {
+            rules
+                .iter()
+                .rfind(|rule| {
+                    rule.kind.is_none_or(|k| k == kind)
+                        && rule.major.is_none_or(|m| m == major)
+                        && rule.minor.is_none_or(|m| m == minor)
+                        && rule.access & bit != 0
+                })
+                .is_some_and(|rule| rule.allow)
+        })
+    }
+
+    fn interpret(program: &[Extended], kind: Kind, major: u32, minor: u32, wanted: u32) -> bool {
+        let memory = [wanted << 16 | kind as u32, major, minor];
+        let mut registers = [0u32; 11];
+        let mut at = 0;
+        loop {
+            let op = program[at];
+            at += 1;
+            let k = op.immediate as u32;
+            let to = op.to() as usize;
+            match op.code {
+                Extended::LOAD => {
+                    assert_eq!(op.from(), CONTEXT);
+                    registers[to] = memory[op.offset as usize / 4];
+                }
+                Extended::COPY => registers[to] = registers[op.from() as usize],
+                Extended::SHIFT_RIGHT => registers[to] >>= k,
+                Extended::AND => registers[to] &= k,
+                Extended::SET => registers[to] = k,
+                Extended::SKIP_UNLESS_EQUAL if registers[to] != k => at += op.offset as usize,
+                Extended::SKIP_IF_ANY if registers[to] & k != 0 => at += op.offset as usize,
+                Extended::SKIP_UNLESS_EQUAL | Extended::SKIP_IF_ANY => {}
+                Extended::SKIP => at += op.offset as usize,
+                Extended::EXIT => return registers[0] == 1,
+                code => panic!("unknown operation {code:#x}"),
+            }
+        }
+    }
+
+    fn same_as_oracle(rules: &[Rule]) {
+        let program = program(rules);
+        for kind in [Kind::Block, Kind::Char] {
+            for major in [0, 1, 5, 10, 136, 4_294_967_295] {
+                for minor in [0, 1, 3, 200, 229] {
+                    for wanted in 1..=7 {
+                        let expected = oracle(rules, kind, major, minor, wanted);
+                        let found = program.as_ref().is_none_or(|p| interpret(p, kind, major, minor, wanted));
+                        assert_eq!(found, expected, "{kind:?} {major}:{minor} {wanted} with {rules:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_program_means_what_the_rules_mean() {
+        same_as_oracle(&good("[]"));
+        same_as_oracle(&good(&format!("[{DENY_ALL}]")));
+        same_as_oracle(&good(r#"[{"allow":true,"access":"rwm"}]"#));
+        same_as_oracle(&good(
+            r#"[{"allow":true},{"allow":false,"type":"c","major":10,"minor":229,"access":"w"}]"#,
+        ));
+        same_as_oracle(&good(
+            r#"[{"allow":true,"type":"c","access":"rw"},{"allow":false,"type":"c","major":10,"access":"r"},
+            {"allow":true,"type":"c","major":10,"minor":200,"access":"r"},{"allow":true,"type":"b","minor":3}]"#,
+        ));
+    }
+
+    #[test]
+    fn the_program_means_what_the_rules_mean_for_random_lists() {
+        let mut state = 0x2545_f491u64;
+        let mut next = move |below: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % below
+        };
+        for _ in 0..300 {
+            let mut rules = vec![Rule { allow: next(2) == 0, ..Rule::deny_all() }];
+            for _ in 0..next(6) {
+                rules.push(Rule {
+                    allow: next(2) == 0,
+                    kind: [None, Some(Kind::Block), Some(Kind::Char)][next(3) as usize],
+                    major: [None, Some(1), Some(10), Some(u32::MAX)][next(4) as usize],
+                    minor: [None, Some(3), Some(229)][next(3) as usize],
+                    access: next(7) as u32 + 1,
+                });
+            }
+            same_as_oracle(&rules);
+            // leaving out what changes nothing changes nothing
+            let mut short = Vec::new();
+            rules.iter().for_each(|rule| add(&mut short, *rule));
+            for (kind, minor) in [(Kind::Block, 3), (Kind::Char, 229), (Kind::Char, 7)] {
+                for (major, wanted) in [(1, 1), (1, 6), (10, 2), (10, 7), (3, 4)] {
+                    assert_eq!(
+                        oracle(&short, kind, major, minor, wanted),
+                        oracle(&rules, kind, major, minor, wanted),
+                        "{rules:?} {short:?}"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_default_devices_are_always_there() {
+        for json in
+            ["[]".to_owned(), format!("[{DENY_ALL}]"), r#"[{"allow":false,"type":"c","major":1}]"#.to_owned()]
+        {
+            let rules = good(&json);
+            assert!(oracle(&rules, Kind::Char, 1, 3, READ | WRITE), "null with {json}");
+            assert!(oracle(&rules, Kind::Char, 136, 77, READ | WRITE), "a pty with {json}");
+            assert!(oracle(&rules, Kind::Block, 8, 0, MKNOD), "mknod of a disk with {json}");
+            assert!(!oracle(&rules, Kind::Block, 8, 0, READ), "reading a disk with {json}");
+            assert!(!oracle(&rules, Kind::Char, 10, 200, READ), "tun with {json}");
+        }
+    }
+
+    #[test]
+    fn v1_gets_one_line_a_rule_and_everything_as_a() {
+        let mut findings = Findings::default();
+        let rules = good(&format!(
+            r#"[{DENY_ALL},{{"allow":true,"type":"c","major":10,"minor":-1,"access":"rm"}},{{"allow":true,"major":7,"minor":0,"access":"w"}}]"#
+        ));
+        let lines = lines(&rules, &mut findings);
+        let text: Vec<_> = lines.iter().map(|line| (line.allow, line.text.as_str())).collect();
+        assert_eq!(text[..4], [(false, "a"), (true, "c 10:* rm"), (true, "b 7:0 w"), (true, "c 7:0 w")]);
+        assert_eq!(text[4..7], [(true, "c *:* m"), (true, "b *:* m"), (true, "c 1:3 rwm")]);
+        assert_eq!(findings, Findings::default());
+    }
+
+    #[test]
+    fn rules_that_change_nothing_are_left_out() {
+        // an engine's list: the default devices, and one that is denied although nothing has allowed it
+        let engine = format!(
+            r#"[{DENY_ALL},{{"allow":true,"type":"c","major":1,"minor":3,"access":"rwm"}},{{"allow":false,"type":"c","major":10,"minor":229,"access":"rwm"}}]"#
+        );
+        assert_eq!(good(&engine).len(), 1 + DEFAULTS.len());
+        assert_eq!(good(r#"[{"allow":true,"access":"rwm"}]"#).len(), 1);
+    }
+
+    #[test]
+    fn a_hole_in_a_wildcard_is_refused_on_v1() {
+        let rules = good(
+            r#"[{"allow":true,"type":"c","access":"rwm"},{"allow":false,"type":"c","major":10,"minor":229,"access":"rwm"}]"#,
+        );
+        let mut findings = Findings::default();
+        lines(&rules, &mut findings);
+        assert_eq!(findings.problems.len(), 1);
+        assert_eq!(findings.problems[0].field, "linux.resources.devices");
+        // taking out what was put in is fine, and so is all but one device
+        for json in [
+            r#"[{"allow":true,"type":"c","major":10,"access":"rw"},{"allow":false,"type":"c","major":10,"access":"w"}]"#,
+            r#"[{"allow":true},{"allow":false,"type":"c","major":10,"minor":229,"access":"rwm"}]"#,
+        ] {
+            let mut findings = Findings::default();
+            lines(&good(json), &mut findings);
+            assert_eq!(findings, Findings::default(), "{json}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_rule_names_its_field() {
+        let mut findings = Findings::default();
+        rules(
+            &spec(
+                r#"[{"allow":true,"type":"p"},{"allow":true,"access":"rx"},{"allow":true,"access":""},{"allow":true,"major":4294967296}]"#,
+            ),
+            &mut findings,
+        );
+        let fields: Vec<_> = findings.problems.iter().map(|finding| finding.field.as_str()).collect();
+        assert_eq!(
+            fields,
+            [
+                "linux.resources.devices[0].type",
+                "linux.resources.devices[1].access",
+                "linux.resources.devices[2].access",
+                "linux.resources.devices[3].major"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_program_ends_where_nothing_more_can_be_reached() {
+        let program = program(&[Rule::deny_all(), Rule::char(Some(1), Some(3), ALL)]).unwrap();
+        assert_eq!(program.last(), Some(&Extended::exit()));
+        assert_eq!(program.len(), 6 + 5 + 2);
+    }
 }

@@ -11,7 +11,7 @@ use std::time::Instant;
 use anyhow::{Context, Result, bail};
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open, openat};
+use nix::fcntl::{AT_FDCWD, OFlag, openat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{Pid, UnlinkatFlags, mkdir, read, unlinkat, write};
@@ -25,7 +25,12 @@ const MAX_RACES: usize = 16;
 
 /// Opens a cgroup's directory, for its files and for `CLONE_INTO_CGROUP`.
 pub fn open_directory(path: &Path) -> nix::Result<OwnedFd> {
-    open(path, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+    open(path, OFlag::O_PATH | OFlag::O_DIRECTORY)
+}
+
+/// Opens a path of the host, close-on-exec. By openat(2), because musl makes two system calls of open(2).
+pub fn open(path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+    openat(AT_FDCWD, path, flags | OFlag::O_CLOEXEC, Mode::empty())
 }
 
 /// Opens a file of the cgroup.
@@ -36,6 +41,14 @@ pub fn open_file(directory: BorrowedFd<'_>, file: &str, flags: OFlag) -> nix::Re
 /// The whole text of a file of the cgroup.
 pub fn read_file(directory: BorrowedFd<'_>, file: &str) -> nix::Result<String> {
     read_all(open_file(directory, file, OFlag::O_RDONLY)?.as_fd())
+}
+
+/// A file of one short line, without the line's end.
+pub fn read_value(directory: BorrowedFd<'_>, file: &str) -> nix::Result<String> {
+    let file = open_file(directory, file, OFlag::O_RDONLY)?;
+    let mut buffer = [0; 4096];
+    let count = read(&file, &mut buffer)?;
+    Ok(String::from_utf8_lossy(buffer.get(..count).unwrap_or_default()).trim().to_owned())
 }
 
 /// The whole text from where the descriptor stands.
@@ -177,7 +190,7 @@ pub fn tree_processes(path: &Path) -> nix::Result<Vec<Pid>> {
 
 /// Removes the cgroup and those below it, waiting until `deadline` for processes that are exiting. A missing one is fine.
 pub fn remove(path: &Path, deadline: Instant) -> Result<()> {
-    match nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, path, UnlinkatFlags::RemoveDir) {
+    match unlinkat(AT_FDCWD, path, UnlinkatFlags::RemoveDir) {
         Ok(()) | Err(Errno::ENOENT) => return Ok(()),
         Err(Errno::EBUSY | Errno::ENOTEMPTY) => {}
         Err(errno) => return Err(errno).with_context(|| format!("remove {}", path.display())),
@@ -217,6 +230,7 @@ fn remove_one(
     directory: BorrowedFd<'_>,
     deadline: Instant,
 ) -> Result<bool> {
+    let mut before = Vec::new();
     loop {
         match unlinkat(parent, name.as_c_str(), UnlinkatFlags::RemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => return Ok(true),
@@ -230,7 +244,13 @@ fn remove_one(
         if Instant::now() >= deadline {
             bail!("the cgroup is not empty: {} process(es) in it do not end", left.len());
         }
-        wait_for_one(&left, deadline)?;
+        if left == before {
+            // they have been waited for, and the last step of their exit is still to come
+            tick()?;
+        } else {
+            wait_for_one(&left, deadline)?;
+        }
+        before = left;
     }
 }
 
@@ -251,9 +271,7 @@ fn wait_for_one(processes: &[Pid], deadline: Instant) -> nix::Result<()> {
     }
     let mut polled: Vec<_> =
         pidfds.iter().map(|pidfd| PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)).collect();
-    wait(&mut polled, deadline)?;
-    // a process that has ended and is still listed: its last thread is not through yet
-    Ok(())
+    wait(&mut polled, deadline)
 }
 
 /// poll(2) until `deadline`; an interruption ends it early, as an event would.

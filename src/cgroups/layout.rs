@@ -1,8 +1,12 @@
 //! Which cgroup hierarchies this host has, where they are mounted, and where this process is in each (cgroups(7)).
 
+use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result};
+use nix::fcntl::OFlag;
+
+use super::directory::{open, read_all};
 
 /// One mounted hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,14 +34,15 @@ pub struct Layout {
 impl Layout {
     /// Reads /proc/self/mountinfo and /proc/self/cgroup, and the names of the controllers that v2 has.
     pub fn read() -> Result<Layout> {
-        let read = |path: &str| -> Result<String> {
-            let bytes = std::fs::read(path).with_context(|| format!("read {path}"))?;
-            Ok(String::from_utf8_lossy(&bytes).into_owned())
+        let read = |path: &Path| -> Result<String> {
+            let text = open(path, OFlag::O_RDONLY).and_then(|file| read_all(file.as_fd()));
+            text.with_context(|| format!("read {}", path.display()))
         };
-        let mut layout = Layout::parse(&read("/proc/self/mountinfo")?, &read("/proc/self/cgroup")?);
+        let mut layout =
+            Layout::parse(&read(Path::new("/proc/self/mountinfo"))?, &read(Path::new("/proc/self/cgroup"))?);
         if let Some(unified) = &mut layout.unified {
             let file = unified.mount.join("cgroup.controllers");
-            let text = std::fs::read_to_string(&file).with_context(|| format!("read {}", file.display()))?;
+            let text = read(&file)?;
             unified.controllers = text.split_whitespace().map(str::to_owned).collect();
         }
         Ok(layout)

@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
+use nix::fcntl::OFlag;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -25,7 +24,7 @@ pub use plan::{Plan, plan};
 
 use crate::error::hinted;
 use crate::sys::tasks::{pidfd_open, pidfd_send_signal};
-use directory::{number, open_directory, read_file};
+use directory::{number, open, open_directory, read_file};
 
 /// How long processes that have been killed may take to end.
 const EXIT_TIME: Duration = Duration::from_secs(10);
@@ -97,8 +96,8 @@ impl Cgroup {
     fn entry_below(&self, below: impl Fn(&Place) -> Result<PathBuf>) -> Result<Entry> {
         let mut entry = Entry::default();
         for place in &self.v1 {
-            let path = place.path.join(below(place)?).join("tasks");
-            match open(&path, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()) {
+            let path = join(place, &below(place)?).join("tasks");
+            match open(&path, OFlag::O_WRONLY) {
                 Err(Errno::ENOENT) if place.optional => {}
                 result => {
                     entry.tasks.push(result.with_context(|| format!("open {}", path.display()))?);
@@ -106,7 +105,7 @@ impl Cgroup {
             }
         }
         if let Some(place) = &self.unified {
-            let path = place.path.join(below(place)?);
+            let path = join(place, &below(place)?);
             match open_directory(&path) {
                 Err(Errno::ENOENT) if place.optional => {}
                 result => {
@@ -338,6 +337,10 @@ impl Cgroup {
     }
 }
 
+fn join(place: &Place, below: &Path) -> PathBuf {
+    if below.as_os_str().is_empty() { place.path.clone() } else { place.path.join(below) }
+}
+
 /// The cgroup at `top` or below that `pid` is in.
 fn find(top: &OwnedFd, pid: Pid) -> Result<Option<OwnedFd>> {
     let mut found = None;
@@ -396,4 +399,56 @@ pub fn parse_exec_cgroup(values: &[String]) -> Result<Vec<(Option<String>, Strin
     // a controller's own path goes before the one for all
     parsed.sort_by_key(|(controller, _)| controller.is_none());
     Ok(parsed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(values: &[&str]) -> Result<Vec<(Option<String>, String)>> {
+        parse_exec_cgroup(&values.iter().map(|value| (*value).to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn exec_cgroups_are_paths_for_all_or_for_named_controllers() {
+        let controller = |name: &str| Some(name.to_owned());
+        assert_eq!(parse(&["sub"]).unwrap(), [(None, "sub".to_owned())]);
+        assert_eq!(
+            parse(&["rest", "cpu,memory:/a/b"]).unwrap(),
+            [
+                (controller("cpu"), "/a/b".to_owned()),
+                (controller("memory"), "/a/b".to_owned()),
+                (None, "rest".to_owned())
+            ]
+        );
+        for bad in
+            [&["../x"][..], &["cpu:a/../../x"], &[""], &["cpu:"], &[":x"], &["cpu:a", "cpu:b"], &["a", "b"]]
+        {
+            assert!(parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_path_below_the_cgroup_is_cleaned_and_kept_inside() {
+        assert_eq!(inside("/a/./b/../c").unwrap(), PathBuf::from("a/c"));
+        assert_eq!(inside("/").unwrap(), PathBuf::new());
+        assert!(inside("a/../..").is_err());
+        assert!(inside("..").is_err());
+    }
+
+    #[test]
+    fn a_controller_that_is_not_there_is_refused() {
+        let place = |name: &str| Place {
+            name: name.to_owned(),
+            controllers: vec![name.to_owned()],
+            path: PathBuf::from("/nowhere"),
+            optional: false,
+        };
+        let v1 = Cgroup { v1: vec![place("cpu")], unified: None };
+        assert!(v1.check_sub(&parse(&["cpu:a"]).unwrap()).is_ok());
+        assert!(v1.check_sub(&parse(&["memory:a"]).unwrap()).is_err());
+        let v2 = Cgroup { v1: Vec::new(), unified: Some(place("memory")) };
+        assert!(v2.check_sub(&parse(&["a"]).unwrap()).is_ok());
+        assert!(v2.check_sub(&parse(&["memory:a"]).unwrap()).is_err());
+    }
 }

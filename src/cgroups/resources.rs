@@ -420,3 +420,203 @@ fn refuse_unified(file: &str) -> Option<&'static str> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resources(json: &str) -> LinuxResources {
+        serde_json::from_str(json).unwrap()
+    }
+
+    fn column(json: &str, column: impl Fn(&Row) -> Option<Cell>) -> Vec<String> {
+        let resources = resources(json);
+        let lines = |row: &Row| {
+            let cell = column(row)?;
+            let line = |line: Line| format!("{}={}", cell.file.replace("{}", &line.part), line.text);
+            Some((cell.lines)(&resources).into_iter().map(line).collect::<Vec<_>>())
+        };
+        TABLE.iter().filter_map(lines).flatten().collect()
+    }
+
+    /// What a configuration becomes on v1 and on v2.
+    #[track_caller]
+    fn becomes(json: &str, v1: &[&str], v2: &[&str]) {
+        assert_eq!(column(json, |row| row.v1), v1, "v1 of {json}");
+        assert_eq!(column(json, |row| row.v2), v2, "v2 of {json}");
+    }
+
+    #[test]
+    fn memory() {
+        becomes(r#"{"memory":{"limit":512}}"#, &["memory.limit_in_bytes=512"], &["memory.max=512"]);
+        becomes(
+            r#"{"memory":{"limit":-1,"swap":-1}}"#,
+            &["memory.limit_in_bytes=-1", "memory.memsw.limit_in_bytes=-1"],
+            &["memory.max=max", "memory.swap.max=max"],
+        );
+        becomes(
+            r#"{"memory":{"limit":512,"swap":800,"reservation":256,"swappiness":0,"disableOOMKiller":true}}"#,
+            &[
+                "memory.limit_in_bytes=512",
+                "memory.memsw.limit_in_bytes=800",
+                "memory.soft_limit_in_bytes=256",
+                "memory.swappiness=0",
+                "memory.oom_control=1",
+            ],
+            &["memory.max=512", "memory.swap.max=288", "memory.low=256"],
+        );
+        becomes(
+            r#"{"memory":{"limit":512,"swap":512,"disableOOMKiller":false}}"#,
+            &["memory.limit_in_bytes=512", "memory.memsw.limit_in_bytes=512"],
+            &["memory.max=512", "memory.swap.max=0"],
+        );
+        becomes(
+            r#"{"memory":{"limit":-1}}"#,
+            &["memory.limit_in_bytes=-1"],
+            &["memory.max=max", "memory.swap.max=max"],
+        );
+        becomes(r#"{"memory":{"limit":0,"swap":0,"reservation":0}}"#, &[], &[]);
+    }
+
+    #[test]
+    fn cpu() {
+        becomes(
+            r#"{"cpu":{"shares":1024,"quota":50000,"period":100000,"burst":1000}}"#,
+            &[
+                "cpu.shares=1024",
+                "cpu.cfs_period_us=100000",
+                "cpu.cfs_quota_us=50000",
+                "cpu.cfs_burst_us=1000",
+            ],
+            &["cpu.weight=100", "cpu.max=50000 100000", "cpu.max.burst=1000"],
+        );
+        becomes(r#"{"cpu":{"period":200000}}"#, &["cpu.cfs_period_us=200000"], &["cpu.max=max 200000"]);
+        becomes(r#"{"cpu":{"quota":50000}}"#, &["cpu.cfs_quota_us=50000"], &["cpu.max=50000"]);
+        becomes(
+            r#"{"cpu":{"quota":-1,"period":100000}}"#,
+            &["cpu.cfs_period_us=100000", "cpu.cfs_quota_us=-1"],
+            &["cpu.max=max 100000"],
+        );
+        becomes(r#"{"cpu":{"shares":0,"quota":0,"period":0,"cpus":"","mems":""}}"#, &[], &[]);
+        becomes(
+            r#"{"cpu":{"idle":1,"realtimePeriod":1000000,"realtimeRuntime":950000,"cpus":"0-3","mems":"0"}}"#,
+            &[
+                "cpu.idle=1",
+                "cpu.rt_period_us=1000000",
+                "cpu.rt_runtime_us=950000",
+                "cpuset.cpus=0-3",
+                "cpuset.mems=0",
+            ],
+            &["cpu.idle=1", "cpuset.cpus=0-3", "cpuset.mems=0"],
+        );
+    }
+
+    #[test]
+    fn shares_become_weights_so_that_the_defaults_and_the_ends_meet() {
+        let weights: Vec<u64> =
+            [0, 1, 2, 3, 512, 1024, 2048, 262_143, 262_144, u64::MAX].into_iter().map(weight).collect();
+        assert_eq!(weights, [1, 1, 1, 2, 59, 100, 174, 10_000, 10_000, 10_000]);
+        assert!((2..262_144).all(|shares| weight(shares) <= weight(shares + 1)));
+    }
+
+    #[test]
+    fn pids() {
+        becomes(r#"{"pids":{"limit":5}}"#, &["pids.max=5"], &["pids.max=5"]);
+        becomes(r#"{"pids":{"limit":0}}"#, &["pids.max=0"], &["pids.max=0"]);
+        becomes(r#"{"pids":{"limit":-1}}"#, &["pids.max=max"], &["pids.max=max"]);
+    }
+
+    #[test]
+    fn block_io() {
+        becomes(r#"{"blockIO":{"weight":0}}"#, &[], &[]);
+        becomes(
+            r#"{"blockIO":{"weight":500,"leafWeight":10,
+            "weightDevice":[{"major":8,"minor":0,"weight":100,"leafWeight":20},{"major":8,"minor":16}],
+            "throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1000}],
+            "throttleWriteBpsDevice":[{"major":8,"minor":0,"rate":2000}],
+            "throttleReadIOPSDevice":[{"major":8,"minor":0,"rate":30}],
+            "throttleWriteIOPSDevice":[{"major":8,"minor":0,"rate":0}]}}"#,
+            &[
+                "blkio.weight=500",
+                "blkio.leaf_weight=10",
+                "blkio.weight_device=8:0 100",
+                "blkio.leaf_weight_device=8:0 20",
+                "blkio.throttle.read_bps_device=8:0 1000",
+                "blkio.throttle.write_bps_device=8:0 2000",
+                "blkio.throttle.read_iops_device=8:0 30",
+                "blkio.throttle.write_iops_device=8:0 0",
+            ],
+            &[
+                "io.bfq.weight=500",
+                "io.bfq.weight=8:0 100",
+                "io.max=8:0 rbps=1000",
+                "io.max=8:0 wbps=2000",
+                "io.max=8:0 riops=30",
+                "io.max=8:0 wiops=max",
+            ],
+        );
+        assert_eq!(io_weight("10"), "1");
+        assert_eq!(io_weight("1000"), "10000");
+        assert_eq!(io_weight("8:0 1000"), "8:0 10000");
+    }
+
+    #[test]
+    fn hugetlb_network_rdma_and_unified() {
+        becomes(
+            r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4096}]}"#,
+            &["hugetlb.2MB.limit_in_bytes=4096", "hugetlb.2MB.rsvd.limit_in_bytes=4096"],
+            &["hugetlb.2MB.max=4096", "hugetlb.2MB.rsvd.max=4096"],
+        );
+        becomes(
+            r#"{"network":{"classID":1048577,"priorities":[{"name":"eth0","priority":5}]}}"#,
+            &["net_cls.classid=1048577", "net_prio.ifpriomap=eth0 5"],
+            &[],
+        );
+        becomes(
+            r#"{"rdma":{"mlx5_1":{"hcaHandles":3},"mlx4_0":{"hcaHandles":2,"hcaObjects":9}}}"#,
+            &["rdma.max=mlx4_0 hca_handle=2 hca_object=9", "rdma.max=mlx5_1 hca_handle=3"],
+            &["rdma.max=mlx4_0 hca_handle=2 hca_object=9", "rdma.max=mlx5_1 hca_handle=3"],
+        );
+        becomes(
+            r#"{"unified":{"memory.high":"1000","cgroup.max.depth":"3"}}"#,
+            &[],
+            &["cgroup.max.depth=3", "memory.high=1000"],
+        );
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_named() {
+        let mut findings = Findings::default();
+        check(
+            &resources(
+                r#"{"memory":{"limit":512,"swap":100,"swappiness":101,"kernel":5},
+            "cpu":{"quota":1000,"burst":2000,"cpus":"0-3x"},"blockIO":{"weight":5},
+            "hugepageLimits":[{"pageSize":"../2MB","limit":1}],
+            "unified":{"cgroup.procs":"1","../memory.max":"1","memory.high":"1"}}"#,
+            ),
+            &mut findings,
+        );
+        let fields: Vec<_> = findings
+            .problems
+            .iter()
+            .map(|finding| finding.field.trim_start_matches("linux.resources."))
+            .collect();
+        assert_eq!(
+            fields,
+            [
+                "memory.swap",
+                "memory.swappiness",
+                "cpu.burst",
+                "cpu.cpus",
+                "blockIO.weight",
+                "hugepageLimits[0].pageSize",
+                "unified[\"../memory.max\"]",
+                "unified[\"cgroup.procs\"]"
+            ]
+        );
+        assert_eq!(findings.warnings.len(), 1);
+        let mut findings = Findings::default();
+        check(&resources(r#"{"memory":{"swap":100}}"#), &mut findings);
+        assert_eq!(findings.problems[0].field, "linux.resources.memory.swap");
+    }
+}

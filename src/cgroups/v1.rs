@@ -7,35 +7,35 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 
-use super::directory::{open_directory, read_file, tick, write_file};
+use super::directory::{open_directory, read_value, tick, write_file};
 
 /// The freezer of an idle machine answers at once; a process in uninterruptible sleep can make it take for ever.
 const FREEZE_TIME: Duration = Duration::from_secs(2);
 /// A freezer that got stuck is often freed by thawing.
 const TRIES_BEFORE_THAW: u32 = 50;
 
-/// Gives a cpuset that has no processors or no memory nodes those of the one above: nothing can enter it otherwise.
-/// The cpusets between `mount` and `path` get theirs first.
+/// Gives the new cpuset `path` the processors and memory nodes of the one above: nothing can enter it otherwise. Those between
+/// `mount` and it get theirs first where they have none.
 pub fn fill_cpuset(mount: &Path, path: &Path) -> nix::Result<()> {
+    let above = path.parent().filter(|above| above.starts_with(mount)).ok_or(Errno::ENOENT)?;
+    let source = open_directory(above)?;
     let directory = open_directory(path)?;
     for file in ["cpuset.cpus", "cpuset.mems"] {
-        if read_file(directory.as_fd(), file)?.trim().is_empty() {
-            write_file(directory.as_fd(), file, inherited(mount, path, file)?.trim())?;
+        let mut text = read_value(source.as_fd(), file)?;
+        if text.is_empty() && above != mount {
+            fill_cpuset(mount, above)?;
+            text = read_value(source.as_fd(), file)?;
         }
+        write_file(directory.as_fd(), file, &text)?;
     }
     Ok(())
 }
 
-fn inherited(mount: &Path, path: &Path, file: &str) -> nix::Result<String> {
-    let above = path.parent().filter(|above| above.starts_with(mount)).ok_or(Errno::ENOENT)?;
-    let directory = open_directory(above)?;
-    let text = read_file(directory.as_fd(), file)?;
-    if !text.trim().is_empty() || above == mount {
-        return Ok(text);
-    }
-    let text = inherited(mount, above, file)?;
-    write_file(directory.as_fd(), file, text.trim())?;
-    Ok(text)
+/// Whether nothing can enter the cpuset yet.
+pub fn is_unfilled(path: &Path) -> nix::Result<bool> {
+    let directory = open_directory(path)?;
+    Ok(read_value(directory.as_fd(), "cpuset.cpus")?.is_empty()
+        || read_value(directory.as_fd(), "cpuset.mems")?.is_empty())
 }
 
 /// Stops every process of the cgroup, and returns when they all have stopped.
@@ -44,8 +44,8 @@ pub fn freeze(freezer: BorrowedFd<'_>) -> Result<()> {
     let mut tries = 0;
     write_file(freezer, "freezer.state", "FROZEN").context("write \"FROZEN\" to freezer.state")?;
     loop {
-        let state = read_file(freezer, "freezer.state").context("read freezer.state")?;
-        match state.trim() {
+        let state = read_value(freezer, "freezer.state").context("read freezer.state")?;
+        match state.as_str() {
             "FROZEN" => return Ok(()),
             "FREEZING" => {}
             // somebody else has thawed it
@@ -76,5 +76,5 @@ pub fn thaw(freezer: BorrowedFd<'_>) -> Result<()> {
 
 /// Frozen or about to be, by its own state or that of a cgroup above.
 pub fn is_frozen(freezer: BorrowedFd<'_>) -> nix::Result<bool> {
-    Ok(read_file(freezer, "freezer.state")?.trim() != "THAWED")
+    Ok(read_value(freezer, "freezer.state")? != "THAWED")
 }

@@ -10,7 +10,7 @@ use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags};
 use nix::unistd::{Whence, lseek};
 
-use super::directory::{number, open_directory, open_file, read_all, read_file, wait, write_file};
+use super::directory::{number, open_directory, open_file, read_all, read_value, wait, write_file};
 use crate::error::hinted;
 
 const FREEZE_TIME: Duration = Duration::from_secs(10);
@@ -33,7 +33,7 @@ pub fn enable(mount: &Path, path: &Path, controllers: &[String]) -> Result<()> {
 
 fn enable_in(path: &Path, controllers: &[String]) -> Result<()> {
     let directory = open_directory(path)?;
-    let enabled = read_file(directory.as_fd(), "cgroup.subtree_control")?;
+    let enabled = read_value(directory.as_fd(), "cgroup.subtree_control")?;
     let missing: Vec<String> = controllers
         .iter()
         .filter(|controller| !enabled.split_whitespace().any(|name| name == *controller))
@@ -80,7 +80,7 @@ pub fn thaw(cgroup: BorrowedFd<'_>) -> Result<()> {
 
 /// Whether it has been told to freeze.
 pub fn is_frozen(cgroup: BorrowedFd<'_>) -> nix::Result<bool> {
-    Ok(read_file(cgroup, "cgroup.freeze")?.trim() == "1")
+    Ok(read_value(cgroup, "cgroup.freeze")? == "1")
 }
 
 /// Kills every process of the tree at once. `ENOENT` on kernels before 5.14.
@@ -90,5 +90,5 @@ pub fn kill(cgroup: BorrowedFd<'_>) -> nix::Result<()> {
 
 /// No process can enter a cgroup that hands controllers down to others (EBUSY).
 pub fn hands_down(cgroup: BorrowedFd<'_>) -> nix::Result<bool> {
-    Ok(!read_file(cgroup, "cgroup.subtree_control")?.trim().is_empty())
+    Ok(!read_value(cgroup, "cgroup.subtree_control")?.is_empty())
 }

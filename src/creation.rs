@@ -149,12 +149,13 @@ pub fn make(
     check_terminal(plan.program.as_ref().is_some_and(|program| program.terminal), console.is_some(), purpose)?;
     accept(&findings, log)?;
 
-    let directory = root.claim(&id)?;
     let mut undo =
         Undo { log, directory: None, host_mounts: None, cgroup: None, init: None, pid_file: None };
-    let directory_again = root.container(&id)?;
-    undo.directory = Some(directory);
-    let directory = &directory_again;
+    let directory: &Directory = undo.directory.insert(root.claim(&id)?);
+    if let Some(cgroup) = &plan.cgroup {
+        // before it is noted as ours: what lives there is not to be killed by a later clean-up
+        cgroup.check_unused()?;
+    }
     let mut state = new_state(&plan, &config, notify_socket)?;
     directory.save(&state)?;
     directory.save_config(&config.text)?;

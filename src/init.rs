@@ -317,6 +317,7 @@ struct Ready<'p> {
     executable: Executable,
     args: CStrings,
     env: CStrings,
+    setgroups_allowed: bool,
 }
 
 fn ready<'p>(program: &'p Program, proc: &Proc) -> Result<Ready<'p>> {
@@ -331,7 +332,20 @@ fn ready<'p>(program: &'p Program, proc: &Proc) -> Result<Ready<'p>> {
         env.push(executable::home(credentials.uid));
     }
     crate::resource_limits::apply(&program.limits)?;
-    Ok(Ready { program, executable, args: CStrings::new(program.args.clone()), env: CStrings::new(env) })
+    Ok(Ready {
+        program,
+        executable,
+        args: CStrings::new(program.args.clone()),
+        env: CStrings::new(env),
+        setgroups_allowed: setgroups_allowed(proc)?,
+    })
+}
+
+/// An ordinary user's user namespace has given setgroups(2) up (user_namespaces(7)).
+fn setgroups_allowed(proc: &Proc) -> Result<bool> {
+    let file = proc.own_dir().context("look at \"/proc/self\"")?.join("setgroups");
+    let answer = proc.read_to_string(&file).context("look whether setgroups is allowed")?;
+    Ok(answer.trim_end() != "deny")
 }
 
 /// A program that is not root must be able to open `/dev/stdout` again. Pipes, sockets and terminals change hands; files
@@ -372,28 +386,28 @@ fn check_cwd() -> Result<()> {
 }
 
 fn wait_for_the_end(kit: Kit) -> ! {
-    if let Err(failure) = request(&kit.channel, &FromInit::Ready) {
-        fail(&kit.channel, &failure);
-    }
-    leave_the_runtime();
+    report_ready(&kit.channel);
     drop(kit.channel);
     loop {
         nix::unistd::pause();
     }
 }
 
-fn leave_the_runtime() {
-    // cannot fail with a valid argument
-    let _set = tasks::die_with_parent(None);
+/// Tells the runtime, and waits for its word. The runtime may end right after it, so its end must not be ours any more;
+/// if it ends before, the channel says so.
+fn report_ready(channel: &Channel) {
+    let told = tasks::die_with_parent(None)
+        .context("clear the parent-death signal")
+        .and_then(|()| request(channel, &FromInit::Ready));
+    if let Err(failure) = told {
+        fail(channel, &failure);
+    }
 }
 
 /// The last stretch: ready, the gate, startContainer hooks, and the program.
 fn run(kit: Kit, ready: &Ready<'_>, plan: Option<&Plan>) -> ! {
     let Kit { channel, gate, seccomp, .. } = kit;
-    if let Err(failure) = request(&channel, &FromInit::Ready) {
-        fail(&channel, &failure);
-    }
-    leave_the_runtime();
+    report_ready(&channel);
     let report = match gate {
         None => channel,
         Some(listener) => {
@@ -439,7 +453,7 @@ fn become_program<'r>(
     if !user.no_new_privileges && load(seccomp).is_err() {
         return refusals.of(Step::Seccomp);
     }
-    if user.become_user(true).is_err() {
+    if user.become_user(ready.setgroups_allowed).is_err() {
         return refusals.of(Step::User);
     }
     if user.set_capabilities().is_err() {

@@ -1,7 +1,7 @@
 //! Paths of an image, resolved below a root descriptor by openat2(2): no symbolic link, `..` or magic link leads out.
 
-use std::ffi::{OsStr, OsString};
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ffi::{CStr, CString, OsStr, OsString};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Component, Path, PathBuf};
 
@@ -9,10 +9,14 @@ use nix::errno::Errno;
 use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat, openat2, readlinkat};
 use nix::sys::stat::{Mode, mkdirat};
 
+use super::answer;
+
 /// Symbolic links that are followed before giving up, as the kernel does (path_resolution(7)).
 const MAX_LINKS: usize = 40;
 /// openat2(2) answers `EAGAIN` when a rename or mount raced with `..`; an attacker can make that happen for a while.
 const MAX_RACES: usize = 128;
+/// The kernel's limit of an extended attribute's value (xattr(7)), in bytes.
+const ATTRIBUTE_LIMIT: usize = 65_536;
 
 /// What is made at the end of a path when nothing is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,11 +156,42 @@ pub fn clean(path: &Path) -> PathBuf {
 
 /// The path of the file behind a descriptor, as this process's `/proc` shows it. For messages only: never opened again.
 pub fn name_of(fd: BorrowedFd<'_>) -> PathBuf {
-    use std::os::fd::AsRawFd;
     nix::fcntl::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str()).map_or_else(
         |_| PathBuf::from("?"),
         |name: OsString| PathBuf::from(OsString::from_vec(name.as_bytes().to_vec())),
     )
+}
+
+/// flistxattr(2): the names of the file's extended attributes.
+pub fn attribute_names(file: BorrowedFd<'_>) -> nix::Result<Vec<CString>> {
+    let mut buffer = [0_u8; 4096];
+    // SAFETY: the pointer and length are those of the buffer.
+    let length =
+        answer(unsafe { libc::flistxattr(file.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) }
+            as libc::c_long)?;
+    let names = buffer.get(..length as usize).unwrap_or_default();
+    Ok(names.split(|byte| *byte == 0).filter(|name| !name.is_empty()).flat_map(CString::new).collect())
+}
+
+/// fgetxattr(2): the value of an extended attribute.
+pub fn attribute(file: BorrowedFd<'_>, name: &CStr) -> nix::Result<Vec<u8>> {
+    let mut value = vec![0_u8; ATTRIBUTE_LIMIT];
+    // SAFETY: the name is null-terminated; the pointer and length are those of the buffer.
+    let length = answer(unsafe {
+        libc::fgetxattr(file.as_raw_fd(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
+    } as libc::c_long)?;
+    value.truncate(length as usize);
+    Ok(value)
+}
+
+/// fsetxattr(2): sets an extended attribute.
+pub fn set_attribute(file: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> nix::Result<()> {
+    // SAFETY: the name is null-terminated; the pointer and length are those of the value.
+    answer(
+        unsafe { libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) }
+            .into(),
+    )?;
+    Ok(())
 }
 
 #[cfg(test)]

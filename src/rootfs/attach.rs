@@ -1,0 +1,314 @@
+//! One step of the plan: make the mount detached, find its place, attach it.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
+
+use super::prepare::{Rootfs, change_propagation, set};
+use super::steps::{Kind, Step, allowed_in_proc};
+use super::{Plan, copy_up};
+use crate::error::{hinted, reason};
+use crate::sys::mounts::{FsContext, MountAttr, MountFd, attr};
+use crate::sys::paths::{self, Missing};
+
+const SOURCE_HINT: &str = "the source is looked up on the host, before the root is switched";
+/// Inode number of a procfs root.
+const PROC_ROOT: u64 = 1;
+
+/// What one step needs.
+pub(super) struct Attach<'a> {
+    pub plan: &'a Plan,
+    pub step: &'a Step,
+    pub index: usize,
+    pub rootfs: &'a mut Rootfs,
+    pub source: &'a mut dyn FnMut(usize) -> Result<MountFd>,
+}
+
+/// For a request of init: a detached clone of the source of `mounts[index]`, made with the credentials of this process.
+pub fn clone_source(plan: &Plan, index: usize) -> Result<MountFd> {
+    let step = plan.steps.get(index).ok_or_else(|| anyhow!("mounts[{index}]: there is no such mount"))?;
+    match &step.kind {
+        Kind::Bind(path) => host_clone(step, path),
+        Kind::HostSys => host_clone(step, Path::new("/sys")),
+        _ => Err(anyhow!("{}: it has no source on the host", step.field)),
+    }
+}
+
+/// Opens and clones a source of the host.
+pub(super) fn host_clone(step: &Step, path: &Path) -> Result<MountFd> {
+    open_clone(step, path).map_err(|errno| source_error(errno)).with_context(|| title(step))
+}
+
+fn open_clone(step: &Step, path: &Path) -> nix::Result<MountFd> {
+    let opened = open(path, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
+    MountFd::clone_of(opened.as_fd(), step.options.rbind || step.kind == Kind::HostSys)
+}
+
+fn source_error(errno: Errno) -> anyhow::Error {
+    match errno {
+        Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES => hinted(reason(errno), SOURCE_HINT),
+        other => anyhow::Error::new(other).context("open_tree of the source"),
+    }
+}
+
+/// What the step does, as an error begins.
+fn title(step: &Step) -> String {
+    let Step { field, destination, .. } = step;
+    match &step.kind {
+        Kind::Bind(source) => format!("{field}: bind {source:?} on {destination:?}"),
+        Kind::FileSystem { kind, .. } => {
+            format!("{field}: mount {} on {destination:?}", kind.to_string_lossy())
+        }
+        Kind::HostSys => format!("{field}: bind \"/sys\" on {destination:?}"),
+        Kind::CgroupV1(_) | Kind::CgroupV2 { .. } => format!("{field}: mount cgroup on {destination:?}"),
+        Kind::Remount => format!("{field}: remount {destination:?}"),
+    }
+}
+
+impl Attach<'_> {
+    /// Runs the step; `clone` is its source when that was cloned ahead.
+    pub fn run(&mut self, clone: Option<MountFd>) -> Result<()> {
+        let step = self.step;
+        match &step.kind {
+            // its errors have the title already
+            Kind::Bind(path) => {
+                let mount = match clone {
+                    Some(clone) => clone,
+                    None => self.clone_from_host(path)?,
+                };
+                self.bind(mount).with_context(|| title(step))
+            }
+            Kind::HostSys => {
+                let mount = self.clone_from_host(Path::new("/sys"))?;
+                self.bind_sys(mount).with_context(|| title(step))
+            }
+            Kind::FileSystem { kind, source } => self.file_system(kind, source).with_context(|| title(step)),
+            Kind::CgroupV1(hierarchies) => self.cgroup_v1(hierarchies).with_context(|| title(step)),
+            Kind::CgroupV2 { own, fresh } => {
+                self.cgroup_v2(own.as_deref(), *fresh).with_context(|| title(step))
+            }
+            Kind::Remount => self.remount().with_context(|| title(step)),
+        }
+    }
+
+    /// The source, by our own credentials or else by those of the runtime process.
+    fn clone_from_host(&mut self, path: &Path) -> Result<MountFd> {
+        match open_clone(self.step, path) {
+            Ok(clone) => Ok(clone),
+            // EINVAL: mounts below the source that are locked together in this namespace
+            Err(Errno::EACCES | Errno::EPERM | Errno::EINVAL) if self.plan.user_namespace => {
+                let clone = (self.source)(self.index)?;
+                let slave = nix::mount::MsFlags::MS_SLAVE.bits();
+                change_propagation(clone.as_fd(), slave, true).with_context(|| title(self.step))?;
+                Ok(clone)
+            }
+            Err(errno) => Err(source_error(errno)).with_context(|| title(self.step)),
+        }
+    }
+
+    fn bind(&mut self, mount: MountFd) -> Result<()> {
+        let target = match paths::open_in_root(self.rootfs.root.as_fd(), &self.step.target, OFlag::O_PATH) {
+            Err(Errno::ENOENT) => {
+                let directory = fstat(&mount)?.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFDIR.bits();
+                let missing = if directory { Missing::Directory } else { Missing::File };
+                paths::open_or_make(self.rootfs.root.as_fd(), &self.step.target, missing)
+            }
+            result => result,
+        }
+        .context("open the destination")?;
+        if self.step.target == Path::new("proc") {
+            check_proc_root(mount.as_fd())?;
+        }
+        self.change(mount.as_fd())?;
+        self.place(mount, target)
+    }
+
+    fn bind_sys(&mut self, mount: MountFd) -> Result<()> {
+        let target = self.real_directory()?;
+        // what the host has mounted below its /sys is none of the container's to change
+        set(mount.as_fd(), &MountAttr { set: attr::RDONLY, ..MountAttr::default() }, true)?;
+        self.change(mount.as_fd())?;
+        self.place(mount, target)
+    }
+
+    /// Attributes and propagation of a mount that is detached yet.
+    pub fn change(&self, mount: BorrowedFd<'_>) -> Result<()> {
+        let options = &self.step.options;
+        for (attributes, tree) in [(&options.recursive, true), (&options.attributes, false)] {
+            if !attributes.is_empty() {
+                set(mount, attributes, tree).map_err(|error| {
+                    if crate::error::errno(&error) == Some(Errno::EPERM) && self.plan.user_namespace {
+                        return hinted(
+                            format!("change its attributes: {}", reason(Errno::EPERM)),
+                            "the host's options of this mount are locked in a user namespace: leave out what clears them",
+                        );
+                    }
+                    error.context("change its attributes")
+                })?;
+            }
+        }
+        self.propagate(mount)
+    }
+
+    fn propagate(&self, mount: BorrowedFd<'_>) -> Result<()> {
+        for (flag, tree) in &self.step.options.propagation {
+            change_propagation(mount, *flag, *tree).context("change its propagation")?;
+        }
+        Ok(())
+    }
+
+    fn file_system(&mut self, kind: &CStr, source: &CStr) -> Result<()> {
+        let target =
+            if kind == c"proc" || kind == c"sysfs" { self.real_directory()? } else { self.directory()? };
+        let mode = if kind == c"tmpfs" && !self.step.options.has_data(c"mode") {
+            Some(fstat(&target)?.st_mode & 0o7777)
+        } else {
+            None
+        };
+        let mut attributes = self.step.options.fresh();
+        if self.step.read_only_later || self.step.options.copy_up {
+            attributes &= !attr::RDONLY;
+        }
+        let mount = self.fresh(kind, source, mode, attributes)?;
+        self.propagate(mount.as_fd())?;
+        if self.step.options.copy_up {
+            copy_up::copy(target.as_fd(), mount.as_fd()).context("copy what it covers")?;
+        }
+        self.place(mount, target)
+    }
+
+    /// A new instance of a file system, detached.
+    pub fn fresh(&self, kind: &CStr, source: &CStr, mode: Option<u32>, attributes: u64) -> Result<MountFd> {
+        let context = match FsContext::open(kind) {
+            Err(Errno::ENODEV) => {
+                return Err(hinted(
+                    reason(Errno::ENODEV),
+                    "this kernel has no such file system; its name is the mount's \"type\"",
+                ));
+            }
+            result => result.context("fsopen")?,
+        };
+        let options = &self.step.options;
+        let configure = || -> nix::Result<MountFd> {
+            if !source.is_empty() {
+                context.set_string(c"source", source)?;
+            }
+            if let Some(mode) = mode {
+                let text = std::ffi::CString::new(format!("{mode:o}")).unwrap_or_default();
+                context.set_string(c"mode", &text)?;
+            }
+            for key in &options.superblock {
+                context.set_flag(key)?;
+            }
+            for (key, value) in &options.data {
+                match value {
+                    Some(value) => context.set_string(key, value)?,
+                    None => context.set_flag(key)?,
+                }
+            }
+            context.create()?;
+            context.mount(attributes)
+        };
+        configure().map_err(|errno| match context.complaint() {
+            Some(complaint) => anyhow::Error::new(errno).context(complaint),
+            None => errno.into(),
+        })
+    }
+
+    fn remount(&mut self) -> Result<()> {
+        let target = paths::open_in_root(self.rootfs.root.as_fd(), &self.step.target, OFlag::O_PATH)
+            .context("open")?;
+        let options = &self.step.options;
+        if !options.data.is_empty() || !options.superblock.is_empty() {
+            let context = FsContext::pick(target.as_fd()).context("fspick")?;
+            let configure = || -> nix::Result<()> {
+                for key in &options.superblock {
+                    context.set_flag(key)?;
+                }
+                for (key, value) in &options.data {
+                    match value {
+                        Some(value) => context.set_string(key, value)?,
+                        None => context.set_flag(key)?,
+                    }
+                }
+                context.reconfigure()
+            };
+            configure().map_err(|errno| match context.complaint() {
+                Some(complaint) => anyhow::Error::new(errno).context(complaint),
+                None => errno.into(),
+            })?;
+        }
+        self.change(target.as_fd())
+    }
+
+    /// The destination as a directory, made when it is missing.
+    pub fn directory(&self) -> Result<OwnedFd> {
+        paths::open_or_make(self.rootfs.root.as_fd(), &self.step.target, Missing::Directory)
+            .context("open the destination")
+    }
+
+    /// The destination as a directory that is reached without any symbolic link.
+    fn real_directory(&self) -> Result<OwnedFd> {
+        let root = self.rootfs.root.as_fd();
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        let opened = match paths::open_without_links(root, &self.step.target, flags) {
+            Err(Errno::ENOENT) => {
+                paths::open_or_make(root, &self.step.target, Missing::Directory)
+                    .context("make the destination")?;
+                paths::open_without_links(root, &self.step.target, flags)
+            }
+            result => result,
+        };
+        match opened {
+            Err(Errno::ELOOP | Errno::ENOTDIR) => Err(hinted(
+                "the destination is not a real directory in the root file system",
+                "a symbolic link in its place would lead the kernel's own files elsewhere",
+            )),
+            result => result.context("open the destination"),
+        }
+    }
+
+    /// Attaches; refuses a place inside /proc that is not one of the few files that may be replaced.
+    pub fn place(&mut self, mount: MountFd, target: OwnedFd) -> Result<()> {
+        let in_proc = self.step.target.starts_with("proc");
+        if !in_proc
+            && fstatfs(&target).context("statfs of the destination")?.filesystem_type() == PROC_SUPER_MAGIC
+        {
+            return Err(hinted(
+                "the destination leads into /proc",
+                "/proc is for procfs alone; a symbolic link of the image goes there",
+            ));
+        }
+        if in_proc && self.step.target != Path::new("proc") && !allowed_in_proc(&self.step.target) {
+            return Err(anyhow!("the destination is in /proc"));
+        }
+        mount.attach(target.as_fd()).context("move_mount")?;
+        if self.step.read_only_later {
+            let fd = mount.as_fd().try_clone_to_owned().context("keep the mount")?;
+            self.rootfs.read_only.push((self.step.field.clone(), fd));
+        }
+        if self.step.target.as_os_str().is_empty() {
+            // it covers the root: what follows is below it
+            self.rootfs.root = mount.into();
+        }
+        Ok(())
+    }
+}
+
+/// A bind mount on /proc must be the root of a procfs.
+fn check_proc_root(mount: BorrowedFd<'_>) -> Result<()> {
+    let kind = fstatfs(mount)?.filesystem_type();
+    if kind == PROC_SUPER_MAGIC && fstat(mount)?.st_ino == PROC_ROOT {
+        return Ok(());
+    }
+    Err(hinted(
+        "the source is not the root of a procfs",
+        "anything else on /proc would give false answers to programs that trust it",
+    ))
+}

@@ -1,0 +1,94 @@
+//! Mounts that a container without a mount namespace of its own has left on the host.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
+use nix::sys::stat::Mode;
+use nix::unistd::{chdir, fchdir};
+
+use crate::sys::mounts::detach_working_directory;
+
+/// Takes away the root that [`super::prepare`] bound on itself in our own mount namespace, with all mounts on it. What an
+/// engine has mounted at `root` stays. Changes the working directory to "/" when there is something to do.
+pub fn detach_leftovers(root: &Path) -> Result<()> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+    if !is_bound_on_itself(&table, root) {
+        return Ok(());
+    }
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let directory = match open(root, flags, Mode::empty()) {
+        Err(Errno::ENOENT) => return Ok(()),
+        result => result.with_context(|| format!("open {root:?}"))?,
+    };
+    fchdir(&directory)?;
+    detach_working_directory().with_context(|| format!("unmount {root:?}"))?;
+    chdir(c"/").context("chdir")
+}
+
+struct Entry<'a> {
+    id: &'a str,
+    parent: &'a str,
+    device: &'a str,
+    root: PathBuf,
+    place: PathBuf,
+}
+
+fn entry(line: &str) -> Option<Entry<'_>> {
+    let mut fields = line.split(' ');
+    let (id, parent, device) = (fields.next()?, fields.next()?, fields.next()?);
+    Some(Entry { id, parent, device, root: unescape(fields.next()?), place: unescape(fields.next()?) })
+}
+
+/// The topmost mount at `path` shows the very directory that it covers.
+fn is_bound_on_itself(table: &str, path: &Path) -> bool {
+    let entries: Vec<_> = table.lines().filter_map(entry).collect();
+    let here = || entries.iter().filter(|entry| entry.place == path);
+    let covered = |entry: &Entry<'_>| here().any(|other| other.parent == entry.id);
+    let Some(top) = here().find(|entry| !covered(entry)) else { return false };
+    let Some(below) = entries.iter().find(|entry| entry.id == top.parent) else { return false };
+    let Ok(rest) = path.strip_prefix(&below.place) else { return false };
+    let shown = if rest.as_os_str().is_empty() { below.root.clone() } else { below.root.join(rest) };
+    below.device == top.device && shown == top.root
+}
+
+/// A path of proc_pid_mountinfo(5), where blanks and backslashes are octal.
+pub(super) fn unescape(text: &str) -> PathBuf {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        let octal = after.get(..3).filter(|_| *first == b'\\').and_then(|digits| {
+            std::str::from_utf8(digits).ok().and_then(|digits| u8::from_str_radix(digits, 8).ok())
+        });
+        bytes.push(octal.unwrap_or(*first));
+        rest = if octal.is_some() { after.get(3..).unwrap_or_default() } else { after };
+    }
+    PathBuf::from(OsString::from_vec(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_root_bound_on_itself_is_ours() {
+        let plain = "27 1 254:0 / / rw - ext4 /dev/vda rw\n";
+        let bound = "40 27 254:0 /b/root\\040fs /b/root\\040fs rw - ext4 /dev/vda rw\n";
+        let proc = "41 40 0:30 / /b/root\\040fs/proc rw - proc proc rw\n";
+        let overlay = "50 27 0:50 / /b/root\\040fs rw - overlay overlay rw\n";
+        let on_overlay = "51 50 0:50 / /b/root\\040fs rw - overlay overlay rw\n";
+        let root = Path::new("/b/root fs");
+        for (table, ours) in [
+            (plain.to_owned(), false),
+            (format!("{plain}{bound}"), true),
+            (format!("{plain}{bound}{proc}"), true),
+            (format!("{plain}{overlay}"), false),
+            (format!("{plain}{overlay}{on_overlay}"), true),
+        ] {
+            assert_eq!(is_bound_on_itself(&table, root), ours, "{table}");
+        }
+    }
+}

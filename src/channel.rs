@@ -27,7 +27,8 @@ use anyhow::{Context, Result};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg, socketpair,
+    AddressFamily, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, sendmsg,
+    socketpair,
 };
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -121,8 +122,9 @@ pub struct Channel(OwnedFd);
 impl Channel {
     /// Two connected ends, both close-on-exec.
     pub fn pair() -> Result<(Self, Self)> {
-        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-            .context("make the channel to init")?;
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .context("make the channel to init")?;
         Ok((Self(ours), Self(theirs)))
     }
 
@@ -143,7 +145,13 @@ impl Channel {
         let control = [ControlMessage::ScmRights(&fds)];
         let control = if fds.is_empty() { &[][..] } else { &control[..] };
         loop {
-            match sendmsg::<()>(self.0.as_raw_fd(), &[IoSlice::new(&bytes)], control, MsgFlags::MSG_NOSIGNAL, None) {
+            match sendmsg::<()>(
+                self.0.as_raw_fd(),
+                &[IoSlice::new(&bytes)],
+                control,
+                MsgFlags::MSG_NOSIGNAL,
+                None,
+            ) {
                 Err(Errno::EINTR) => {}
                 result => return result.map(drop).context("send over the channel"),
             }
@@ -180,7 +188,6 @@ impl Channel {
         Ok(Some((message, fd)))
     }
 }
-
 
 #[cfg(test)]
 mod tests {

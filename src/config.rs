@@ -57,10 +57,14 @@ pub fn load_process(path: &Path, findings: &mut Findings) -> Result<Process> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    let hint = "a bundle is a directory with config.json and the root file system; `berth spec` makes a config.json";
+    let hint =
+        "a bundle is a directory with config.json and the root file system; `berth spec` makes a config.json";
     let open = || -> Result<Vec<u8>> {
         let mut options = File::options();
-        std::os::unix::fs::OpenOptionsExt::custom_flags(options.read(true), libc::O_NONBLOCK | libc::O_CLOEXEC);
+        std::os::unix::fs::OpenOptionsExt::custom_flags(
+            options.read(true),
+            libc::O_NONBLOCK | libc::O_CLOEXEC,
+        );
         let file = options.open(path)?;
         let kind = file.metadata()?.file_type();
         // a process description may come through a pipe; a device or directory is a mistake
@@ -121,7 +125,12 @@ fn decode<T: DeserializeOwned>(
         let place = serde_json::from_slice::<IgnoredAs<T>>(text).err().filter(|error| error.line() > 0);
         match place {
             Some(place) => {
-                anyhow::anyhow!("{field}: {} (line {}, column {})", error.inner(), place.line(), place.column())
+                anyhow::anyhow!(
+                    "{field}: {} (line {}, column {})",
+                    error.inner(),
+                    place.line(),
+                    place.column()
+                )
             }
             None => anyhow::anyhow!("{field}: {}", error.inner()),
         }
@@ -157,7 +166,9 @@ fn check_version(version: &str, findings: &mut Findings) {
             "ociVersion",
             format!("{version:?} is not supported: berth knows runtime-spec 1.0.0 to {SPEC_VERSION}"),
         ),
-        _ => findings.problem("ociVersion", format!("{version:?} is not a version (such as {SPEC_VERSION:?})")),
+        _ => {
+            findings.problem("ociVersion", format!("{version:?} is not a version (such as {SPEC_VERSION:?})"))
+        }
     }
 }
 
@@ -180,7 +191,11 @@ mod tests {
 
     #[test]
     fn a_wrong_type_names_the_field_and_the_place() {
-        let error = parsed("{\"ociVersion\":\"1.0.0\",\n\"process\":{\"user\":{\"uid\":\"root\",\"gid\":0},\"cwd\":\"/\"}}").0.unwrap_err();
+        let error = parsed(
+            "{\"ociVersion\":\"1.0.0\",\n\"process\":{\"user\":{\"uid\":\"root\",\"gid\":0},\"cwd\":\"/\"}}",
+        )
+        .0
+        .unwrap_err();
         let text = crate::error::text(&error);
         assert!(text.contains("process.user.uid: invalid type"), "{text}");
         assert!(text.contains("line 2"), "{text}");
@@ -197,9 +212,16 @@ mod tests {
 
     #[test]
     fn versions_that_are_not_ours_are_problems() {
-        for (version, problems) in
-            [("1.0.0", 0), ("1.0.0-rc5", 0), ("1.3.0+dev", 0), ("1.4.0", 0), ("2.0.0", 1), ("0.9.0", 1), ("one", 1), ("", 1)]
-        {
+        for (version, problems) in [
+            ("1.0.0", 0),
+            ("1.0.0-rc5", 0),
+            ("1.3.0+dev", 0),
+            ("1.4.0", 0),
+            ("2.0.0", 1),
+            ("0.9.0", 1),
+            ("one", 1),
+            ("", 1),
+        ] {
             let mut findings = Findings::default();
             check_version(version, &mut findings);
             assert_eq!(findings.problems.len(), problems, "{version}");

@@ -19,7 +19,8 @@ use crate::host::Host;
 use crate::log::Log;
 use crate::notify;
 use crate::options::{
-    CgroupDriver, CheckOptions, CreateOptions, DeleteOptions, GlobalOptions, KillOptions, Rootless, RunOptions, StateRoot,
+    CgroupDriver, CheckOptions, CreateOptions, DeleteOptions, GlobalOptions, KillOptions, Rootless,
+    RunOptions, StateRoot,
 };
 use crate::plan::Request;
 use crate::process;
@@ -299,11 +300,9 @@ impl Runtime<'_> {
                 Status::Stopped => {}
                 Status::Created => kill_all(state)?,
                 _ if options.force => kill_all(state)?,
-                status => bail!(
-                    "cannot delete container {} that is not stopped: {}",
-                    options.id,
-                    status.name()
-                ),
+                status => {
+                    bail!("cannot delete container {} that is not stopped: {}", options.id, status.name())
+                }
             }
         } else if !options.force {
             return Err(hinted(
@@ -378,10 +377,14 @@ impl Runtime<'_> {
         let mut findings = Findings::default();
         let host = self.host()?;
         let request = self.request("ID", 0);
-        let (_, plan) = creation::plan(&options.bundle, options.config.as_deref(), request, &host, None, &mut findings)?;
+        let (_, plan) =
+            creation::plan(&options.bundle, options.config.as_deref(), request, &host, None, &mut findings)?;
         for join in &plan.namespaces.join {
             if let Err(error) = crate::namespaces::open_join(join) {
-                findings.problem(join.field.clone(), text(&error).trim_start_matches(&format!("{}: ", join.field)));
+                findings.problem(
+                    join.field.clone(),
+                    text(&error).trim_start_matches(&format!("{}: ", join.field)),
+                );
             }
         }
         let steps = if findings.problems.is_empty() { plan.describe() } else { Vec::new() };
@@ -423,7 +426,9 @@ fn stop_creator(directory: &Directory) -> Result<()> {
     }
     let Some(creator) = state.creator.open() else { return Ok(()) };
     match pidfd_send_signal(creator.as_fd(), libc::SIGKILL) {
-        Ok(()) | Err(Errno::ESRCH) => wait_for_end(creator.as_fd(), "the runtime that is creating the container"),
+        Ok(()) | Err(Errno::ESRCH) => {
+            wait_for_end(creator.as_fd(), "the runtime that is creating the container")
+        }
         Err(errno) => Err(errno).context("stop the runtime that is creating the container"),
     }
 }
@@ -433,8 +438,9 @@ fn kill_all(state: &State) -> Result<()> {
     let pidfd = state.init.and_then(|init| init.open());
     match (&state.cgroup, &pidfd) {
         (Some(cgroup), Some(pidfd)) if state.own_pid_namespace => {
-            signal(pidfd.as_fd(), libc::SIGKILL)
-                .or_else(|error| if error.to_string() == phrases::NOT_RUNNING { Ok(()) } else { Err(error) })?;
+            signal(pidfd.as_fd(), libc::SIGKILL).or_else(|error| {
+                if error.to_string() == phrases::NOT_RUNNING { Ok(()) } else { Err(error) }
+            })?;
             if cgroup.is_frozen().unwrap_or(false) {
                 cgroup.thaw()?;
             }

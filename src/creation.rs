@@ -140,17 +140,32 @@ pub fn make(
     let notify_directory = notify_socket.as_ref().map(|_| root.path_of(&id).join(notify::DIRECTORY));
     // relative paths are the caller's; reading the bundle changes the working directory
     let pid_file = options.pid_file.as_deref().map(std::path::absolute).transpose().context("--pid-file")?;
-    let console = options.console_socket.as_deref().map(|path| Receiver::connect("--console-socket", path)).transpose()?;
-    let pidfd_socket = options.pidfd_socket.as_deref().map(|path| Receiver::connect("--pidfd-socket", path)).transpose()?;
+    let console = options
+        .console_socket
+        .as_deref()
+        .map(|path| Receiver::connect("--console-socket", path))
+        .transpose()?;
+    let pidfd_socket =
+        options.pidfd_socket.as_deref().map(|path| Receiver::connect("--pidfd-socket", path)).transpose()?;
     request.no_pivot = options.no_pivot;
     request.no_new_keyring = options.no_new_keyring;
     let mut findings = Findings::default();
-    let (config, plan) = self::plan(&options.bundle, options.config.as_deref(), request, host, notify_directory.as_deref(), &mut findings)?;
-    check_terminal(plan.program.as_ref().is_some_and(|program| program.terminal), console.is_some(), purpose)?;
+    let (config, plan) = self::plan(
+        &options.bundle,
+        options.config.as_deref(),
+        request,
+        host,
+        notify_directory.as_deref(),
+        &mut findings,
+    )?;
+    check_terminal(
+        plan.program.as_ref().is_some_and(|program| program.terminal),
+        console.is_some(),
+        purpose,
+    )?;
     accept(&findings, log)?;
 
-    let mut undo =
-        Undo { log, directory: None, host_mounts: None, cgroup: None, init: None, pid_file: None };
+    let mut undo = Undo { log, directory: None, host_mounts: None, cgroup: None, init: None, pid_file: None };
     let directory: &Directory = undo.directory.insert(root.claim(&id)?);
     if let Some(cgroup) = &plan.cgroup {
         // before it is noted as ours: what lives there is not to be killed by a later clean-up

@@ -38,11 +38,18 @@ impl Runtime<'_> {
             Status::Paused if !options.ignore_paused => bail!(phrases::EXEC_PAUSED),
             Status::Paused | Status::Created | Status::Running => {}
         }
-        let pid_file = options.pid_file.as_deref().map(std::path::absolute).transpose().context("--pid-file")?;
-        let console =
-            options.console_socket.as_deref().map(|path| Receiver::connect("--console-socket", path)).transpose()?;
-        let pidfd_socket =
-            options.pidfd_socket.as_deref().map(|path| Receiver::connect("--pidfd-socket", path)).transpose()?;
+        let pid_file =
+            options.pid_file.as_deref().map(std::path::absolute).transpose().context("--pid-file")?;
+        let console = options
+            .console_socket
+            .as_deref()
+            .map(|path| Receiver::connect("--console-socket", path))
+            .transpose()?;
+        let pidfd_socket = options
+            .pidfd_socket
+            .as_deref()
+            .map(|path| Receiver::connect("--pidfd-socket", path))
+            .transpose()?;
 
         let mut findings = Findings::default();
         let (process, prefix) = describe(options, &directory, &mut findings)?;
@@ -169,7 +176,11 @@ fn container_process(options: &ExecOptions, directory: &Directory) -> Result<Pro
 /// The runtime-spec's process is JSON, which holds text.
 fn texts(what: &str, given: &[OsString]) -> Result<Vec<String>> {
     let text = |one: &OsString| one.to_str().map(str::to_owned);
-    given.iter().map(text).collect::<Option<_>>().with_context(|| format!("{what} is not valid UTF-8: {given:?}"))
+    given
+        .iter()
+        .map(text)
+        .collect::<Option<_>>()
+        .with_context(|| format!("{what} is not valid UTF-8: {given:?}"))
 }
 
 /// `--cap` adds to what the process may do now, never to what it hands on through files (CVE-2022-29162); ambient only
@@ -177,7 +188,11 @@ fn texts(what: &str, given: &[OsString]) -> Result<Vec<String>> {
 fn add_capabilities(configured: Option<LinuxCapabilities>, names: &[String]) -> Result<LinuxCapabilities> {
     let mut sets = configured.unwrap_or_else(|| {
         let mut none = LinuxCapabilities::default();
-        none.set_bounding(None).set_effective(None).set_permitted(None).set_inheritable(None).set_ambient(None);
+        none.set_bounding(None)
+            .set_effective(None)
+            .set_permitted(None)
+            .set_inheritable(None)
+            .set_ambient(None);
         none
     });
     let mut added = Capabilities::new();
@@ -195,7 +210,11 @@ fn add_capabilities(configured: Option<LinuxCapabilities>, names: &[String]) -> 
 }
 
 /// Everything that the new process joins.
-fn kit(options: &ExecOptions, directory: &Directory, state: &State) -> Result<(Kit, Channel, Option<OwnedFd>)> {
+fn kit(
+    options: &ExecOptions,
+    directory: &Directory,
+    state: &State,
+) -> Result<(Kit, Channel, Option<OwnedFd>)> {
     let init = state.init.with_context(|| phrases::EXEC_STOPPED)?;
     let pid = Pid::from_raw(init.pid);
     let sub = if options.cgroups.is_empty() { None } else { Some(parse_exec_cgroup(&options.cgroups)?) };
@@ -205,7 +224,10 @@ fn kit(options: &ExecOptions, directory: &Directory, state: &State) -> Result<(K
     };
     let root = if state.namespaces & Kind::Mount.flag() == 0 {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        Some(open(format!("/proc/{pid}/root").as_str(), flags, Mode::empty()).context("open the container's root")?)
+        Some(
+            open(format!("/proc/{pid}/root").as_str(), flags, Mode::empty())
+                .context("open the container's root")?,
+        )
     } else {
         None
     };

@@ -38,7 +38,9 @@ pub fn enter() -> Result<()> {
         return Err(run(image)).context("run the read-only image of this program");
     }
     let mut file = std::fs::File::open("/proc/self/exe").context("open \"/proc/self/exe\"")?;
-    if fcntl(&file, FcntlArg::F_GET_SEALS).is_ok_and(|seals| SealFlag::from_bits_truncate(seals).contains(SEALS)) {
+    if fcntl(&file, FcntlArg::F_GET_SEALS)
+        .is_ok_and(|seals| SealFlag::from_bits_truncate(seals).contains(SEALS))
+    {
         return Ok(());
     }
     let copy = sealed_copy(&mut file).context("copy this program into memory")?;
@@ -52,7 +54,8 @@ fn read_only_mount(program: BorrowedFd<'_>) -> nix::Result<MountFd> {
 }
 
 fn sealed_copy(file: &mut std::fs::File) -> Result<std::fs::File> {
-    let mut copy = std::fs::File::from(memfd_create(c"berth", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+    let mut copy =
+        std::fs::File::from(memfd_create(c"berth", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     copy.write_all(&bytes)?;

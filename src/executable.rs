@@ -102,7 +102,8 @@ pub fn home(uid: u32) -> CString {
 /// The image's passwd file, as far as it is a plain file: a FIFO or a device there must not hold us up.
 fn passwd() -> Option<Vec<u8>> {
     const MAX_PASSWD: u64 = 1 << 20;
-    let root = nix::fcntl::open(c"/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
+    let root =
+        nix::fcntl::open(c"/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).ok()?;
     let path = std::path::Path::new("etc/passwd");
     let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
     let file = File::from(crate::sys::paths::open_in_root(root.as_fd(), path, flags).ok()?);

@@ -40,7 +40,8 @@ pub fn attend(signals: &Signals, pid: Pid, pidfd: BorrowedFd<'_>, master: Option
         {
             return Ok(status);
         }
-        let (input, master) = relay.as_ref().map(Relay::interest).unwrap_or((PollFlags::empty(), PollFlags::empty()));
+        let (input, master) =
+            relay.as_ref().map(Relay::interest).unwrap_or((PollFlags::empty(), PollFlags::empty()));
         let events = {
             let stdin = std::io::stdin();
             let mut wanted = vec![PollFd::new(signals.0.as_fd(), PollFlags::POLLIN)];

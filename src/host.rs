@@ -27,7 +27,8 @@ impl Host {
     /// Reads the facts. `rootless` overrides what the caller's ids say.
     pub fn read(rootless: Option<bool>) -> Result<Self> {
         let euid = nix::unistd::geteuid().as_raw();
-        let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").context("read the highest capability")?;
+        let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
+            .context("read the highest capability")?;
         Ok(Self {
             euid,
             rootless: rootless.unwrap_or(euid != 0 || in_user_namespace()),

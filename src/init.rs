@@ -78,7 +78,9 @@ fn close_all_but(preserved: u32, mut kept: Vec<RawFd>) -> nix::Result<()> {
 /// process must be born inside: a PID namespace that is joined, a user namespace that is joined, `exec`.
 pub fn join_then(kit: Kit, preserved: u32, new: u64, offsets: Option<&str>, then: impl FnOnce(Kit)) -> ! {
     let joined = join(&kit, preserved, new, offsets).and_then(|flags| {
-        Clone { namespaces: flags, cgroup: None, sibling: true }.run().context("clone the container's process")
+        Clone { namespaces: flags, cgroup: None, sibling: true }
+            .run()
+            .context("clone the container's process")
     });
     match joined {
         Ok(Cloned::New) => {
@@ -361,7 +363,9 @@ fn own_streams(uid: u32) -> Result<()> {
         }
         match descriptors::give_to(stream, uid) {
             Ok(()) | Err(Errno::EPERM | Errno::EROFS | Errno::EINVAL | Errno::EACCES) => {}
-            Err(errno) => return Err(errno).with_context(|| format!("give standard stream {stream} to user {uid}")),
+            Err(errno) => {
+                return Err(errno).with_context(|| format!("give standard stream {stream} to user {uid}"));
+            }
         }
     }
     Ok(())
@@ -462,9 +466,7 @@ fn become_program<'r>(
     if user.uid != 0 && nix::unistd::chdir(program.cwd.as_c_str()).is_err() {
         return refusals.of(Step::Cwd);
     }
-    if user.no_new_privileges
-        && (nix::sys::prctl::set_no_new_privs().is_err() || load(seccomp).is_err())
-    {
+    if user.no_new_privileges && (nix::sys::prctl::set_no_new_privs().is_err() || load(seccomp).is_err()) {
         return refusals.of(Step::Seccomp);
     }
     refusals.of_exec(tasks::execve(ready.executable.path(), &ready.args, &ready.env))
@@ -505,8 +507,15 @@ impl Refusals {
             (Step::Capabilities, "process.capabilities: cannot be set"),
             (Step::Cwd, "process.cwd: chdir: permission denied"),
         ];
-        let reasons =
-            [Errno::EACCES, Errno::ENOENT, Errno::ENOEXEC, Errno::EPERM, Errno::E2BIG, Errno::ENOMEM, Errno::ETXTBSY];
+        let reasons = [
+            Errno::EACCES,
+            Errno::ENOENT,
+            Errno::ENOEXEC,
+            Errno::EPERM,
+            Errno::E2BIG,
+            Errno::ENOMEM,
+            Errno::ETXTBSY,
+        ];
         Self {
             steps: steps.map(|(step, text)| (step, message(anyhow::anyhow!(text)))).into(),
             exec: reasons.map(|errno| (errno, message(executable.refusal(Some(errno))))).into(),

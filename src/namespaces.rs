@@ -37,16 +37,8 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Self; 8] = [
-        Self::Pid,
-        Self::Network,
-        Self::Ipc,
-        Self::Uts,
-        Self::Cgroup,
-        Self::Time,
-        Self::Mount,
-        Self::User,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Pid, Self::Network, Self::Ipc, Self::Uts, Self::Cgroup, Self::Time, Self::Mount, Self::User];
 
     /// The `CLONE_NEW*` flag.
     pub fn flag(self) -> u64 {
@@ -170,9 +162,15 @@ impl Plan {
                 lines.push(format!("new {} namespace", kind.name()));
             }
         }
-        lines.extend(self.join.iter().map(|join| format!("join {} namespace {:?}", join.kind.name(), join.path)));
+        lines.extend(
+            self.join.iter().map(|join| format!("join {} namespace {:?}", join.kind.name(), join.path)),
+        );
         for (name, map) in [("uid", &self.uid_map), ("gid", &self.gid_map)] {
-            lines.extend(map.iter().map(|m| format!("map {name} {} to {} on the host ({} ids)", m.container, m.host, m.size)));
+            lines.extend(
+                map.iter().map(|m| {
+                    format!("map {name} {} to {} on the host ({} ids)", m.container, m.host, m.size)
+                }),
+            );
         }
         lines.extend(self.time_offsets.iter().map(|text| format!("time offsets {:?}", text.trim_end())));
         lines.extend(self.hostname.iter().map(|name| format!("hostname {name:?}")));
@@ -182,7 +180,12 @@ impl Plan {
 }
 
 /// Decides on namespaces, host names, id mappings and time offsets.
-pub fn plan(linux: Option<&Linux>, hostname: Option<&str>, domainname: Option<&str>, findings: &mut Findings) -> Plan {
+pub fn plan(
+    linux: Option<&Linux>,
+    hostname: Option<&str>,
+    domainname: Option<&str>,
+    findings: &mut Findings,
+) -> Plan {
     let mut plan = Plan::default();
     let listed = linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
     for (index, namespace) in listed.iter().enumerate() {
@@ -195,9 +198,12 @@ pub fn plan(linux: Option<&Linux>, hostname: Option<&str>, domainname: Option<&s
         match namespace.path().as_deref().filter(|path| !path.as_os_str().is_empty()) {
             None => plan.new |= kind.flag(),
             Some(path) if !path.is_absolute() => {
-                findings.problem(format!("{field}.path"), format!("{} is not an absolute path", path.display()));
+                findings
+                    .problem(format!("{field}.path"), format!("{} is not an absolute path", path.display()));
             }
-            Some(path) => plan.join.push(Join { kind, path: path.to_owned(), field: format!("{field}.path") }),
+            Some(path) => {
+                plan.join.push(Join { kind, path: path.to_owned(), field: format!("{field}.path") })
+            }
         }
     }
     plan.join.sort_by_key(|join| Kind::ALL.iter().position(|kind| *kind == join.kind));
@@ -265,7 +271,8 @@ fn id_map(field: &str, mappings: Option<&[LinuxIdMapping]>, findings: &mut Findi
 }
 
 fn offsets(plan: &mut Plan, linux: Option<&Linux>, findings: &mut Findings) {
-    let Some(offsets) = linux.and_then(|linux| linux.time_offsets().as_ref()).filter(|map| !map.is_empty()) else {
+    let Some(offsets) = linux.and_then(|linux| linux.time_offsets().as_ref()).filter(|map| !map.is_empty())
+    else {
         return;
     };
     if !plan.creates(Kind::Time) {
@@ -288,7 +295,10 @@ fn offsets(plan: &mut Plan, linux: Option<&Linux>, findings: &mut Findings) {
         }
         let (secs, nanos) = (offset.secs().unwrap_or(0), offset.nanosecs().unwrap_or(0));
         if nanos > 999_999_999 {
-            findings.problem(format!("linux.timeOffsets.{clock}.nanosecs"), format!("{nanos} is not below 1000000000"));
+            findings.problem(
+                format!("linux.timeOffsets.{clock}.nanosecs"),
+                format!("{nanos} is not below 1000000000"),
+            );
         }
         // writing to a String cannot fail
         let _written = writeln!(text, "{clock} {secs} {nanos}");
@@ -305,12 +315,14 @@ pub fn map_text(map: &[IdMap]) -> String {
 pub fn open_join(join: &Join) -> Result<OwnedFd> {
     let Join { kind, path, field } = join;
     let name = || format!("{field}: {} namespace {:?}", kind.name(), path);
-    let fd = open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY, Mode::empty())
-        .with_context(name)?;
+    let fd =
+        open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK | OFlag::O_NOCTTY, Mode::empty())
+            .with_context(name)?;
     match namespace_type(fd.as_fd()) {
         Ok(found) if found == kind.flag() => Ok(fd),
         Ok(found) => {
-            let found = Kind::ALL.iter().find(|kind| kind.flag() == found).map_or("another", |kind| kind.name());
+            let found =
+                Kind::ALL.iter().find(|kind| kind.flag() == found).map_or("another", |kind| kind.name());
             Err(anyhow::anyhow!("it is a {found} namespace")).with_context(name)
         }
         Err(_) => Err(anyhow::anyhow!("it is not a namespace")).with_context(name),
@@ -343,7 +355,9 @@ fn enter(kind: Kind, fd: BorrowedFd<'_>) -> nix::Result<()> {
 }
 
 fn same_as_ours(fd: BorrowedFd<'_>) -> bool {
-    let (Ok(theirs), Ok(ours)) = (nix::sys::stat::fstat(fd), nix::sys::stat::stat(Path::new("/proc/self/ns/user"))) else {
+    let (Ok(theirs), Ok(ours)) =
+        (nix::sys::stat::fstat(fd), nix::sys::stat::stat(Path::new("/proc/self/ns/user")))
+    else {
         return false;
     };
     (theirs.st_dev, theirs.st_ino) == (ours.st_dev, ours.st_ino)
@@ -375,10 +389,8 @@ mod tests {
 
     #[test]
     fn duplicates_and_relative_paths_are_problems() {
-        let (_, findings) = planned(
-            r#"{"namespaces":[{"type":"ipc"},{"type":"ipc"},{"type":"uts","path":"ns/uts"}]}"#,
-            None,
-        );
+        let (_, findings) =
+            planned(r#"{"namespaces":[{"type":"ipc"},{"type":"ipc"},{"type":"uts","path":"ns/uts"}]}"#, None);
         let fields: Vec<&str> = findings.problems.iter().map(|finding| finding.field.as_str()).collect();
         assert_eq!(fields, ["linux.namespaces[1]", "linux.namespaces[2].path"]);
     }
@@ -412,13 +424,15 @@ mod tests {
         );
         assert!(findings.problems.is_empty(), "{findings:?}");
         assert_eq!(plan.time_offsets.as_deref(), Some("boottime 9 0\nmonotonic -5 7\n"));
-        let (_, findings) = planned(r#"{"namespaces":[{"type":"time"}],"timeOffsets":{"realtime":{"secs":1}}}"#, None);
+        let (_, findings) =
+            planned(r#"{"namespaces":[{"type":"time"}],"timeOffsets":{"realtime":{"secs":1}}}"#, None);
         assert_eq!(findings.problems[0].field, "linux.timeOffsets.realtime");
     }
 
     #[test]
     fn the_type_of_a_joined_namespace_is_checked() {
-        let join = |kind, path: &str| Join { kind, path: path.into(), field: "linux.namespaces[0].path".into() };
+        let join =
+            |kind, path: &str| Join { kind, path: path.into(), field: "linux.namespaces[0].path".into() };
         open_join(&join(Kind::Uts, "/proc/self/ns/uts")).unwrap();
         let error = open_join(&join(Kind::Pid, "/proc/self/ns/uts")).unwrap_err();
         assert!(crate::error::text(&error).ends_with("it is a uts namespace"));

@@ -79,7 +79,8 @@ impl Relay {
     pub fn run(&self, pid: Pid, pidfd: BorrowedFd<'_>) -> Result<()> {
         let mut buffer = [0_u8; 4096];
         loop {
-            let mut wanted = [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN), PollFd::new(pidfd, PollFlags::POLLIN)];
+            let mut wanted =
+                [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN), PollFd::new(pidfd, PollFlags::POLLIN)];
             match poll(&mut wanted, PollTimeout::NONE) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno).context("NOTIFY_SOCKET: wait for the container"),
@@ -101,7 +102,8 @@ impl Relay {
 
     fn tell(&self, ready: &[u8], pid: Pid) -> Result<()> {
         let context = || format!("NOTIFY_SOCKET: send to {:?}", self.manager);
-        let ours = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None).with_context(context)?;
+        let ours = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
+            .with_context(context)?;
         let name = self.manager.as_os_str().as_bytes();
         let address = match name.strip_prefix(b"@") {
             Some(name) => UnixAddr::new_abstract(name),

@@ -116,7 +116,9 @@ impl Plan {
         ] {
             lines.extend(hooks.iter().map(|hook| format!("run {kind} hook {:?}", hook.path)));
         }
-        lines.extend(self.sysctls.iter().map(|sysctl| format!("write {:?} to {:?}", sysctl.value, sysctl.path)));
+        lines.extend(
+            self.sysctls.iter().map(|sysctl| format!("write {:?} to {:?}", sysctl.value, sysctl.path)),
+        );
         if let Some(program) = &self.program {
             lines.extend(program.describe());
         }
@@ -127,8 +129,15 @@ impl Plan {
 impl Program {
     fn describe(&self) -> Vec<String> {
         let credentials = &self.credentials;
-        let mut lines: Vec<String> = self.limits.iter().map(|limit| format!("limit {} to {}, hard {}", limit.field, limit.soft, limit.hard)).collect();
-        lines.push(format!("user {}, group {}, more groups {:?}", credentials.uid, credentials.gid, credentials.additional_gids));
+        let mut lines: Vec<String> = self
+            .limits
+            .iter()
+            .map(|limit| format!("limit {} to {}, hard {}", limit.field, limit.soft, limit.hard))
+            .collect();
+        lines.push(format!(
+            "user {}, group {}, more groups {:?}",
+            credentials.uid, credentials.gid, credentials.additional_gids
+        ));
         lines.push(format!(
             "capabilities: bounding {:#x}, effective {:#x}, permitted {:#x}, inheritable {:#x}, ambient {:#x}",
             credentials.bounding,
@@ -202,20 +211,32 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
 }
 
 /// Decides what a process is, for create and exec. `prefix` stands before the names of fields.
-pub fn program(process: &Process, prefix: &str, request: &Request, host: &Host, findings: &mut Findings) -> Program {
+pub fn program(
+    process: &Process,
+    prefix: &str,
+    request: &Request,
+    host: &Host,
+    findings: &mut Findings,
+) -> Program {
     let args = strings(&format!("{prefix}args"), process.args().as_deref().unwrap_or_default(), findings);
     if args.first().is_none_or(|first| first.is_empty()) {
         findings.problem(format!("{prefix}args"), "is empty: there is no program to run");
     }
     let cwd = process.cwd();
     if !cwd.is_absolute() {
-        findings.problem(format!("{prefix}cwd"), format!("{:?} is not an absolute path", cwd.display().to_string()));
+        findings.problem(
+            format!("{prefix}cwd"),
+            format!("{:?} is not an absolute path", cwd.display().to_string()),
+        );
     }
-    let cwd = strings(&format!("{prefix}cwd"), &[cwd.to_string_lossy().into_owned()], findings).pop().unwrap_or_default();
+    let cwd = strings(&format!("{prefix}cwd"), &[cwd.to_string_lossy().into_owned()], findings)
+        .pop()
+        .unwrap_or_default();
     let listed = process.env().as_deref().unwrap_or_default();
     for (index, entry) in listed.iter().enumerate() {
         if !entry.contains('=') || entry.starts_with('=') {
-            findings.problem(format!("{prefix}env[{index}]"), format!("{entry:?} is not of the form NAME=value"));
+            findings
+                .problem(format!("{prefix}env[{index}]"), format!("{entry:?} is not of the form NAME=value"));
         }
     }
     let mut env = last_of_each(listed);
@@ -243,7 +264,8 @@ pub fn program(process: &Process, prefix: &str, request: &Request, host: &Host, 
             width: u16::try_from(size.width()).unwrap_or(u16::MAX),
         }),
         oom_score_adj: process.oom_score_adj(),
-        keyring: (!request.no_new_keyring).then(|| CString::new(format!("_ses.{}", request.id)).unwrap_or_default()),
+        keyring: (!request.no_new_keyring)
+            .then(|| CString::new(format!("_ses.{}", request.id)).unwrap_or_default()),
         preserve_fds: request.preserve_fds + request.listen_fds,
     }
 }
@@ -282,7 +304,8 @@ fn unsupported(spec: &Spec, findings: &mut Findings) {
 fn last_of_each(entries: &[String]) -> Vec<String> {
     let name = |entry: &str| entry.split('=').next().unwrap_or_default().to_owned();
     let mut seen = std::collections::BTreeSet::new();
-    let mut kept: Vec<String> = entries.iter().rev().filter(|entry| seen.insert(name(entry))).cloned().collect();
+    let mut kept: Vec<String> =
+        entries.iter().rev().filter(|entry| seen.insert(name(entry))).cloned().collect();
     kept.reverse();
     kept
 }

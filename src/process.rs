@@ -146,7 +146,9 @@ impl Init {
     /// Does what init asks for, until it is ready to start.
     pub fn serve(&self, service: &mut Service<'_>, cgroup: Option<&Cgroup>) -> Result<()> {
         loop {
-            let Some((message, fd)) = self.channel.receive::<FromInit>()? else { return Err(self.death(cgroup)) };
+            let Some((message, fd)) = self.channel.receive::<FromInit>()? else {
+                return Err(self.death(cgroup));
+            };
             match (message, fd) {
                 (FromInit::MapIds, _) => {
                     let (uids, gids) = service.maps;
@@ -247,10 +249,13 @@ fn write_maps(pid: Pid, uids: &[IdMap], gids: &[IdMap]) -> Result<()> {
     let proc = Proc::open()?;
     if !privileged {
         // user_namespaces(7): an ordinary user gives up setgroups(2) for a group mapping
-        proc.write(&Path::new(&pid.to_string()).join("setgroups"), b"deny").context("linux.gidMappings: deny setgroups")?;
+        proc.write(&Path::new(&pid.to_string()).join("setgroups"), b"deny")
+            .context("linux.gidMappings: deny setgroups")?;
     }
-    proc.write(&Path::new(&pid.to_string()).join("gid_map"), map_text(gids).as_bytes()).context("linux.gidMappings")?;
-    proc.write(&Path::new(&pid.to_string()).join("uid_map"), map_text(uids).as_bytes()).context("linux.uidMappings")
+    proc.write(&Path::new(&pid.to_string()).join("gid_map"), map_text(gids).as_bytes())
+        .context("linux.gidMappings")?;
+    proc.write(&Path::new(&pid.to_string()).join("uid_map"), map_text(uids).as_bytes())
+        .context("linux.uidMappings")
 }
 
 fn map_with(program: &str, pid: Pid, map: &[IdMap]) -> Result<()> {
@@ -262,7 +267,10 @@ fn map_with(program: &str, pid: Pid, map: &[IdMap]) -> Result<()> {
         .args(numbers.map(|number| number.to_string()))
         .output()
         .map_err(|error| {
-            hinted(format!("run {path:?}: {error}"), "install the package uidmap (shadow-utils) for ranges of ids")
+            hinted(
+                format!("run {path:?}: {error}"),
+                "install the package uidmap (shadow-utils) for ranges of ids",
+            )
         })?;
     if !output.status.success() {
         return Err(hinted(

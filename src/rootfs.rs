@@ -19,6 +19,7 @@ use nix::mount::MsFlags;
 use oci_spec::runtime::Spec;
 
 pub use attach::clone_source;
+pub use console::open_pty;
 pub use leftovers::detach_leftovers;
 pub use prepare::{Rootfs, prepare};
 

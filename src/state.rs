@@ -194,7 +194,8 @@ impl Root {
     /// The directory of a container, if it is there.
     pub fn find(&self, id: &str) -> Result<Option<Directory>> {
         check_id(id)?;
-        match openat(self.fd(), id, OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty()) {
+        match openat(self.fd(), id, OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())
+        {
             Ok(fd) => Ok(Some(Directory { path: self.path_of(id), id: id.to_owned(), fd, lock: None })),
             Err(Errno::ENOENT) => Ok(None),
             Err(errno) => Err(errno).with_context(|| format!("open {:?}", self.path_of(id))),
@@ -232,7 +233,9 @@ pub fn check_id(id: &str) -> Result<()> {
         bail!("container id must not be empty");
     }
     if id == "." || id == ".." || !id.chars().all(allowed) {
-        bail!("invalid container id format {id:?}: letters, digits and _ + - . only, and neither \".\" nor \"..\"");
+        bail!(
+            "invalid container id format {id:?}: letters, digits and _ + - . only, and neither \".\" nor \"..\""
+        );
     }
     if id.len() > 255 {
         bail!("invalid container id: {} bytes are too many, a file name holds 255", id.len());
@@ -253,7 +256,8 @@ impl Directory {
     /// Waits until nobody else changes the container, and then keeps others from it.
     pub fn lock(mut self) -> Result<Self> {
         let context = || format!("lock {:?}", self.path);
-        let copy = openat(&self.fd, ".", OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty()).with_context(context)?;
+        let copy = openat(&self.fd, ".", OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
+            .with_context(context)?;
         match Flock::lock(copy, FlockArg::LockExclusive) {
             Ok(lock) => self.lock = Some(lock),
             Err((_, errno)) => return Err(errno).with_context(context),
@@ -284,7 +288,8 @@ impl Directory {
 
     /// True when the directory is no longer the one that its name leads to.
     pub fn is_gone(&self) -> bool {
-        let (Ok(ours), Ok(named)) = (nix::sys::stat::fstat(&self.fd), nix::sys::stat::lstat(&self.path)) else {
+        let (Ok(ours), Ok(named)) = (nix::sys::stat::fstat(&self.fd), nix::sys::stat::lstat(&self.path))
+        else {
             return true;
         };
         (ours.st_dev, ours.st_ino) != (named.st_dev, named.st_ino)
@@ -293,7 +298,9 @@ impl Directory {
     fn write(&self, name: &str, bytes: &[u8]) -> nix::Result<()> {
         let flags = OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let fd = openat(&self.fd, name, flags, Mode::from_bits_truncate(0o600))?;
-        File::from(fd).write_all(bytes).map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
+        File::from(fd)
+            .write_all(bytes)
+            .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))
     }
 
     fn read(&self, name: &str) -> nix::Result<Vec<u8>> {
@@ -330,7 +337,9 @@ impl Directory {
         match self.load()? {
             Some(state) => Ok(state),
             None if self.is_gone() => bail!(phrases::DOES_NOT_EXIST),
-            None => bail!("container {:?} is half made: its creation has not got as far or was cut off", self.id),
+            None => {
+                bail!("container {:?} is half made: its creation has not got as far or was cut off", self.id)
+            }
         }
     }
 
@@ -378,14 +387,16 @@ impl Directory {
             return Ok(());
         }
         for name in ["notify/notify.sock", gate::SOCKET, SECCOMP, "state.json.new", CONFIG, STATE] {
-            self.remove_file(name).or_else(|errno| if errno == Errno::ENOTDIR { Ok(()) } else { Err(errno) })
+            self.remove_file(name)
+                .or_else(|errno| if errno == Errno::ENOTDIR { Ok(()) } else { Err(errno) })
                 .with_context(context)?;
         }
         match unlinkat(&self.fd, "notify", UnlinkatFlags::RemoveDir) {
             Ok(()) | Err(Errno::ENOENT) => {}
             Err(errno) => return Err(errno).with_context(context),
         }
-        nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, &self.path, UnlinkatFlags::RemoveDir).with_context(context)
+        nix::unistd::unlinkat(nix::fcntl::AT_FDCWD, &self.path, UnlinkatFlags::RemoveDir)
+            .with_context(context)
     }
 
     /// The status, from facts: the processes, the start gate, the freezer.

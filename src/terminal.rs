@@ -29,10 +29,12 @@ pub struct Receiver {
 impl Receiver {
     /// Connects. The path may be longer than a socket's address can be: the directory goes by descriptor.
     pub fn connect(option: &'static str, path: &Path) -> Result<Self> {
-        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let directory =
+            path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let name = path.file_name().unwrap_or_default();
         let connected = || -> nix::Result<OwnedFd> {
-            let directory = open(directory, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+            let directory =
+                open(directory, OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
             let mut address = format!("/proc/self/fd/{}/", directory.as_raw_fd()).into_bytes();
             address.extend_from_slice(name.as_bytes());
             let ours = socket(AddressFamily::Unix, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
@@ -52,7 +54,9 @@ impl Receiver {
             match sendmsg::<()>(self.socket.as_raw_fd(), &slices, &control, MsgFlags::MSG_NOSIGNAL, None) {
                 Err(Errno::EINTR) => {}
                 result => {
-                    return result.map(drop).with_context(|| format!("{}: send to {:?}", self.option, self.path));
+                    return result
+                        .map(drop)
+                        .with_context(|| format!("{}: send to {:?}", self.option, self.path));
                 }
             }
         }
@@ -108,14 +112,16 @@ impl Relay {
         let mut settings = termios::tcgetattr(&master).context("look at the terminal")?;
         settings.output_flags.remove(OutputFlags::ONLCR);
         termios::tcsetattr(&master, SetArg::TCSANOW, &settings).context("set the terminal up")?;
-        let relay = Self { master, pending: Vec::new(), input_open: true, output_open: true, _raw: Raw::enter() };
+        let relay =
+            Self { master, pending: Vec::new(), input_open: true, output_open: true, _raw: Raw::enter() };
         relay.resize();
         Ok(relay)
     }
 
     /// Gives the container's terminal the size of ours, where ours has one.
     pub fn resize(&self) {
-        let size = terminal::size(std::io::stdin().as_fd()).or_else(|_| terminal::size(std::io::stdout().as_fd()));
+        let size =
+            terminal::size(std::io::stdin().as_fd()).or_else(|_| terminal::size(std::io::stdout().as_fd()));
         if let Some(size) = size.ok().filter(|size| *size != (Size { height: 0, width: 0 })) {
             // the container may have ended
             let _resized = terminal::set_size(self.master.as_fd(), size);

@@ -76,7 +76,7 @@ fn close_all_but(preserved: u32, mut kept: Vec<RawFd>) -> nix::Result<()> {
 
 /// A process that joins namespaces and then makes the container's process as its sibling. It exists only where the new
 /// process must be born inside: a PID namespace that is joined, a user namespace that is joined, `exec`.
-pub fn join_then(kit: Kit, preserved: u32, new: u64, offsets: Option<&str>, then: impl FnOnce(Kit)) -> ! {
+pub fn join_then(mut kit: Kit, preserved: u32, new: u64, offsets: Option<&str>, then: impl FnOnce(Kit)) -> ! {
     let joined = join(&kit, preserved, new, offsets).and_then(|flags| {
         Clone { namespaces: flags, cgroup: None, sibling: true }
             .run()
@@ -84,6 +84,7 @@ pub fn join_then(kit: Kit, preserved: u32, new: u64, offsets: Option<&str>, then
     });
     match joined {
         Ok(Cloned::New) => {
+            kit.joins.clear();
             then(kit);
             tasks::exit_now(EXIT_FAILED)
         }
@@ -183,15 +184,15 @@ fn build<'p>(kit: &Kit, plan: &'p Plan) -> Result<Option<Ready<'p>>> {
     let namespaces = &plan.namespaces;
     if namespaces.creates(Kind::User) {
         request(&kit.channel, &FromInit::MapIds)?;
+        if namespaces.creates(Kind::Time) {
+            // before the change of user, which takes the file away from us
+            new_time_namespace(namespaces.time_offsets.as_deref())?;
+        }
         become_namespace_root().context("become root of the new user namespace")?;
     }
-    // a joiner has already done this where one was needed; joining again changes nothing
     namespaces::join_all(&kit.joins)?;
     if namespaces.creates(Kind::Cgroup) {
         tasks::unshare(Kind::Cgroup.flag()).context("new cgroup namespace")?;
-    }
-    if namespaces.creates(Kind::Time) && namespaces.creates(Kind::User) {
-        new_time_namespace(namespaces.time_offsets.as_deref())?;
     }
     nix::sys::prctl::set_dumpable(false).context("hide from the container")?;
     if let Some(program) = program {

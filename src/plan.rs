@@ -183,6 +183,8 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
         network: namespaces.has(Kind::Network),
         uts: namespaces.has(Kind::Uts),
         user: namespaces.has(Kind::User),
+        hostname_given: namespaces.hostname.is_some(),
+        domainname_given: namespaces.domainname.is_some(),
     };
     let sysctls = linux
         .and_then(|linux| linux.sysctl().as_ref())

@@ -242,7 +242,8 @@ pub fn reap(pidfd: BorrowedFd<'_>) -> nix::Result<WaitStatus> {
 fn write_maps(pid: Pid, uids: &[IdMap], gids: &[IdMap]) -> Result<()> {
     let privileged = nix::unistd::geteuid().is_root();
     let single = |map: &[IdMap]| map.len() == 1 && map.first().is_some_and(|line| line.size == 1);
-    if !privileged && !(single(uids) && single(gids)) {
+    let own_ids_only = single(uids) && single(gids);
+    if !privileged && !own_ids_only {
         map_with("newuidmap", pid, uids).context("linux.uidMappings")?;
         return map_with("newgidmap", pid, gids).context("linux.gidMappings");
     }

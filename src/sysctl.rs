@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use nix::errno::Errno;
 
-use crate::error::hinted;
+use crate::error::{hinted, reason};
 use crate::findings::Findings;
 use crate::proc::Proc;
 
@@ -86,13 +86,13 @@ pub fn apply(sysctls: &[Sysctl], proc: &Proc) -> anyhow::Result<()> {
         let answer = proc.write(&Path::new("sys").join(&sysctl.path), sysctl.value.as_bytes());
         match answer {
             Ok(()) => {}
-            Err(Errno::ENOENT) => {
-                let advice = hinted(what(), "this kernel, or this kind of namespace, has no such parameter");
-                return Err(anyhow::Error::new(Errno::ENOENT).context(advice));
+            Err(errno @ Errno::ENOENT) => {
+                let hint = "this kernel, or this kind of namespace, has no such parameter";
+                return Err(hinted(format!("{}: {}", what(), reason(errno)), hint));
             }
-            Err(Errno::EXDEV) => {
-                let advice = hinted(what(), "something is mounted over this path of the host's /proc");
-                return Err(anyhow::Error::new(Errno::EXDEV).context(advice));
+            Err(errno @ Errno::EXDEV) => {
+                let hint = "something is mounted over this path of the host's /proc";
+                return Err(hinted(format!("{}: {}", what(), reason(errno)), hint));
             }
             Err(errno) => return Err(errno).with_context(what),
         }

@@ -260,7 +260,8 @@ fn sysctls_change_the_containers_namespaces_and_not_the_hosts() {
         .into_iter()
         .zip(["4321", "77", "example.test"].map(str::to_owned))
         .collect();
-    let facts = sysctl::NamespaceFacts { ipc: true, network: true, uts: true, user: false };
+    let facts =
+        sysctl::NamespaceFacts { ipc: true, network: true, uts: true, ..sysctl::NamespaceFacts::default() };
     let mut findings = Findings::default();
     let planned = sysctl::plan(&wanted, facts, &mut findings);
     assert_eq!(findings, Findings::default());

@@ -317,3 +317,7 @@ fn timeout(deadline: Option<Instant>) -> PollTimeout {
     let left = deadline.saturating_duration_since(Instant::now()) + Duration::from_micros(999);
     PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX)
 }
+
+#[cfg(test)]
+#[path = "hooks_tests.rs"]
+mod tests;

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 use oci_spec::runtime::{PosixRlimitType, Process};
 
-use crate::error::hinted;
+use crate::error::{hinted, reason};
 use crate::findings::Findings;
 use crate::proc::Proc;
 use crate::sys;
@@ -66,11 +66,10 @@ pub fn apply_to(pid: Pid, limits: &[Limit]) -> anyhow::Result<()> {
         match sys::limits::set_limit(pid, limit.resource, limit.soft, limit.hard) {
             Ok(()) => {}
             Err(Errno::EPERM) => {
-                let advice = hinted(
-                    format!("set {}", limit.field),
+                return Err(hinted(
+                    format!("set {}: {}", limit.field, reason(Errno::EPERM)),
                     "raising a hard limit needs CAP_SYS_RESOURCE in the initial user namespace",
-                );
-                return Err(anyhow::Error::new(Errno::EPERM).context(advice));
+                ));
             }
             Err(errno) => return Err(errno).with_context(|| format!("set {}", limit.field)),
         }

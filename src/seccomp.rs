@@ -122,8 +122,8 @@ fn validate_errno(action: LinuxSeccompAction, errno: Option<u32>, field: String,
     }
 }
 
-/// The flags of seccomp(2) for this profile. Without `flags` it is SPEC_ALLOW, as with the peers, which engines rely on:
-/// a filter should not slow programs down on kernels that tie it to speculative store bypass. An empty list is none.
+/// The flags of seccomp(2) for this profile. Without `flags` it is SPEC_ALLOW: a filter does not slow programs down on
+/// kernels before 5.16, which else tie it to the mitigation of speculative store bypass. An empty list is no flag.
 /// TSYNC is left out, for init has one thread.
 pub fn flags(seccomp: &LinuxSeccomp) -> u64 {
     let Some(flags) = seccomp.flags() else { return FLAG_SPEC_ALLOW };

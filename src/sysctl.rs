@@ -9,11 +9,11 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 use nix::errno::Errno;
 
-use crate::error::hinted;
+use crate::error::{hinted, reason};
 use crate::findings::Findings;
 use crate::proc::Proc;
 
-/// Which namespaces are the container's own: new, or joined and not the host's.
+/// Which namespaces are the container's own: new, or joined and not the host's; and which names it sets by other fields.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct NamespaceFacts {
     /// IPC.
@@ -24,6 +24,10 @@ pub struct NamespaceFacts {
     pub uts: bool,
     /// User.
     pub user: bool,
+    /// The configuration has `hostname`, which sets `kernel.hostname`.
+    pub hostname_given: bool,
+    /// The configuration has `domainname`, which sets `kernel.domainname`.
+    pub domainname_given: bool,
 }
 
 /// One parameter to write.
@@ -86,13 +90,13 @@ pub fn apply(sysctls: &[Sysctl], proc: &Proc) -> anyhow::Result<()> {
         let answer = proc.write(&Path::new("sys").join(&sysctl.path), sysctl.value.as_bytes());
         match answer {
             Ok(()) => {}
-            Err(Errno::ENOENT) => {
-                let advice = hinted(what(), "this kernel, or this kind of namespace, has no such parameter");
-                return Err(anyhow::Error::new(Errno::ENOENT).context(advice));
+            Err(errno @ Errno::ENOENT) => {
+                let hint = "this kernel, or this kind of namespace, has no such parameter";
+                return Err(hinted(format!("{}: {}", what(), reason(errno)), hint));
             }
-            Err(Errno::EXDEV) => {
-                let advice = hinted(what(), "something is mounted over this path of the host's /proc");
-                return Err(anyhow::Error::new(Errno::EXDEV).context(advice));
+            Err(errno @ Errno::EXDEV) => {
+                let hint = "something is mounted over this path of the host's /proc";
+                return Err(hinted(format!("{}: {}", what(), reason(errno)), hint));
             }
             Err(errno) => return Err(errno).with_context(what),
         }
@@ -116,6 +120,12 @@ fn path_of(name: &str) -> Option<PathBuf> {
 }
 
 fn allowed(path: &Path, facts: NamespaceFacts) -> Result<(), &'static str> {
+    if facts.hostname_given && path == Path::new("kernel/hostname") {
+        return Err("conflicts with `hostname`, which sets the same name");
+    }
+    if facts.domainname_given && path == Path::new("kernel/domainname") {
+        return Err("conflicts with `domainname`, which sets the same name");
+    }
     match owner(path)? {
         Owner::Ipc if !facts.ipc => Err("needs an IPC namespace of the container's own"),
         Owner::Network if !facts.network => Err("needs a network namespace of the container's own"),
@@ -134,8 +144,7 @@ fn owner(path: &Path) -> Result<Owner, &'static str> {
         ] => Ok(Owner::Ipc),
         ["fs", "mqueue", _, ..] => Ok(Owner::Ipc),
         ["net", _, ..] => Ok(Owner::Network),
-        ["kernel", "domainname"] => Ok(Owner::Uts),
-        ["kernel", "hostname"] => Err("conflicts with `hostname`, which sets the same name"),
+        ["kernel", "domainname" | "hostname"] => Ok(Owner::Uts),
         ["user", _, ..] => Ok(Owner::User),
         _ => Err("not a parameter of a namespace: it would change the host"),
     }
@@ -145,7 +154,14 @@ fn owner(path: &Path) -> Result<Owner, &'static str> {
 mod tests {
     use super::*;
 
-    const ALL: NamespaceFacts = NamespaceFacts { ipc: true, network: true, uts: true, user: true };
+    const ALL: NamespaceFacts = NamespaceFacts {
+        ipc: true,
+        network: true,
+        uts: true,
+        user: true,
+        hostname_given: false,
+        domainname_given: false,
+    };
 
     fn planned(name: &str, facts: NamespaceFacts) -> Result<String, String> {
         let mut findings = Findings::default();
@@ -166,6 +182,7 @@ mod tests {
             ("kernel.shm_rmid_forced", "kernel/shm_rmid_forced"),
             ("fs.mqueue.msg_max", "fs/mqueue/msg_max"),
             ("kernel.domainname", "kernel/domainname"),
+            ("kernel.hostname", "kernel/hostname"),
             ("user.max_user_namespaces", "user/max_user_namespaces"),
         ] {
             assert_eq!(planned(name, ALL).as_deref(), Ok(path), "{name}");
@@ -190,7 +207,6 @@ mod tests {
             "/net/ipv4/ip_forward",
             ".net.ipv4",
             "net.ipv4.x\0y",
-            "kernel.hostname",
             "",
         ] {
             assert!(planned(name, ALL).is_err(), "{name:?}");
@@ -206,6 +222,14 @@ mod tests {
             assert!(planned(name, shared).unwrap_err().contains("of the container's own"), "{name}");
         }
         assert!(planned("net.core.somaxconn", NamespaceFacts { network: true, ..shared }).is_ok());
+    }
+
+    #[test]
+    fn a_name_is_set_in_one_place() {
+        let facts = NamespaceFacts { hostname_given: true, domainname_given: true, ..ALL };
+        for name in ["kernel.hostname", "kernel/domainname"] {
+            assert!(planned(name, facts).unwrap_err().contains("sets the same name"), "{name}");
+        }
     }
 
     #[test]

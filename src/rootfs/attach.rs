@@ -42,7 +42,7 @@ pub fn clone_source(plan: &Plan, index: usize) -> Result<MountFd> {
 
 /// Opens and clones a source of the host.
 pub(super) fn host_clone(step: &Step, path: &Path) -> Result<MountFd> {
-    open_clone(step, path).map_err(|errno| source_error(errno)).with_context(|| title(step))
+    open_clone(step, path).map_err(source_error).with_context(|| title(step))
 }
 
 fn open_clone(step: &Step, path: &Path) -> nix::Result<MountFd> {
@@ -164,12 +164,12 @@ impl Attach<'_> {
     }
 
     fn file_system(&mut self, kind: &CStr, source: &CStr) -> Result<()> {
-        let target =
-            if kind == c"proc" || kind == c"sysfs" { self.real_directory()? } else { self.directory()? };
-        let mode = if kind == c"tmpfs" && !self.step.options.has_data(c"mode") {
-            Some(fstat(&target)?.st_mode & 0o7777)
+        let (target, mode) = if kind == c"proc" || kind == c"sysfs" {
+            (self.real_directory()?, None)
+        } else if kind == c"tmpfs" && !self.step.options.has_data(c"mode") {
+            self.directory_and_mode()?
         } else {
-            None
+            (self.directory()?, None)
         };
         let mut attributes = self.step.options.fresh();
         if self.step.read_only_later || self.step.options.copy_up {
@@ -251,6 +251,19 @@ impl Attach<'_> {
     pub fn directory(&self) -> Result<OwnedFd> {
         paths::open_or_make(self.rootfs.root.as_fd(), &self.step.target, Missing::Directory)
             .context("open the destination")
+    }
+
+    /// The destination, and its mode when it was there before.
+    fn directory_and_mode(&self) -> Result<(OwnedFd, Option<u32>)> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY;
+        match paths::open_in_root(self.rootfs.root.as_fd(), &self.step.target, flags) {
+            Err(Errno::ENOENT) => Ok((self.directory()?, None)),
+            result => {
+                let target = result.context("open the destination")?;
+                let mode = fstat(&target)?.st_mode & 0o7777;
+                Ok((target, Some(mode)))
+            }
+        }
     }
 
     /// The destination as a directory that is reached without any symbolic link.

@@ -122,7 +122,7 @@ impl Step {
             // every devpts is a new instance since Linux 4.7
             options.data.retain(|(key, _)| key.as_c_str() != c"newinstance");
         }
-        if matches!(self.kind, Kind::FileSystem { .. }) {
+        if matches!(self.kind, Kind::FileSystem { .. } | Kind::CgroupV1(_)) {
             let later = typ == "tmpfs" || self.target == Path::new("dev");
             self.read_only_later = later && options.fresh() & attr::RDONLY != 0;
             if let Some(label) = label

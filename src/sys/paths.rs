@@ -186,11 +186,11 @@ pub fn attribute(file: BorrowedFd<'_>, name: &CStr) -> nix::Result<Vec<u8>> {
 
 /// fsetxattr(2): sets an extended attribute.
 pub fn set_attribute(file: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> nix::Result<()> {
+    let length = value.len();
     // SAFETY: the name is null-terminated; the pointer and length are those of the value.
-    answer(
-        unsafe { libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) }
-            .into(),
-    )?;
+    let result =
+        unsafe { libc::fsetxattr(file.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), length, 0) };
+    answer(result.into())?;
     Ok(())
 }
 

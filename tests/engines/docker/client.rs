@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::poll::{PollTimeout, poll};
 
 /// Longer than any call takes on a loaded machine, shorter than a reader's patience.
-const CALL_SECONDS: &str = "60";
+const CALL_SECONDS: &str = "40";
 
 /// Asks again and again until the answer is there; at the deadline the last error says what was missing.
 pub fn until<T>(limit: Duration, mut ask: impl FnMut() -> Result<T>) -> Result<T> {

@@ -59,6 +59,8 @@ pub struct Daemon {
     pub client: Client,
     /// The cgroup below which docker makes those of the containers, without slashes.
     pub cgroup_parent: String,
+    /// Whether dockerd is no longer running.
+    pub ended: bool,
     process: Child,
     home: Option<tempfile::TempDir>,
 }
@@ -75,7 +77,7 @@ impl Daemon {
         let process = spawn(&directory, runtime, &cgroup_parent)?;
         let program = finds("docker").context("no docker client")?;
         let client = Client::new(program, directory.join("docker.sock"), directory.join("client"));
-        let mut daemon = Self { client, cgroup_parent, process, home: Some(home) };
+        let mut daemon = Self { client, cgroup_parent, ended: false, process, home: Some(home) };
         daemon.await_answer()?;
         daemon.load_image()?;
         Ok(daemon)
@@ -84,7 +86,7 @@ impl Daemon {
     fn await_answer(&mut self) -> Result<()> {
         until(PATIENCE, || {
             if let Some(status) = self.process.try_wait()? {
-                bail!("dockerd ended with {status}:{}", self.complaints());
+                bail!("dockerd ended with {status}:{}", self.complaints(0));
             }
             self.client.call(&["version"])?.exits(0).map(drop)
         })
@@ -125,9 +127,15 @@ impl Daemon {
         self.home().join("volumes")
     }
 
-    /// The last errors in dockerd's log, for the report of a case that failed.
-    pub fn complaints(&self) -> String {
-        let log = std::fs::read_to_string(self.home().join("log")).unwrap_or_default();
+    /// How long dockerd's log is.
+    pub fn log_length(&self) -> usize {
+        std::fs::metadata(self.home().join("log")).map_or(0, |metadata| metadata.len() as usize)
+    }
+
+    /// The last errors in dockerd's log from byte `since` on, for the report of a case that failed.
+    pub fn complaints(&self, since: usize) -> String {
+        let log = std::fs::read(self.home().join("log")).unwrap_or_default();
+        let log = String::from_utf8_lossy(log.get(since..).unwrap_or_default());
         let errors: Vec<&str> =
             log.lines().filter(|line| line.contains("level=error") || line.contains("level=fatal")).collect();
         errors.iter().rev().take(2).rev().map(|line| format!("\n      dockerd: {line}")).collect()
@@ -168,6 +176,7 @@ impl Daemon {
             self.process.kill()?;
             self.process.wait()?;
         }
+        self.ended = true;
         ended.map(drop)
     }
 }
@@ -176,6 +185,9 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         if let Err(error) = self.stop() {
             super::say(&format!("after the end of dockerd: {error:#}"));
+        }
+        if let Some(home) = self.home.take() {
+            super::say(&format!("{} is kept: it may hold mounts", home.keep().display()));
         }
     }
 }

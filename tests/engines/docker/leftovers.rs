@@ -39,7 +39,8 @@ pub fn of_engine(daemon: &Daemon) -> Result<Vec<String>> {
     left.extend(running.iter().map(|pid| format!("process {pid} {}", command_line(*pid))));
     let volumes = daemon.volumes();
     let mounts = mounts_below(daemon.home())?;
-    let foreign = mounts.iter().filter(|path| **path != volumes);
+    // dockerd itself leaves the name of the network namespace that `--network host` uses.
+    let foreign = mounts.iter().filter(|path| **path != volumes && !path.ends_with("netns/default"));
     left.extend(foreign.map(|path| format!("mount {}", path.display())));
     Ok(left)
 }
@@ -49,8 +50,7 @@ pub fn of_engine(daemon: &Daemon) -> Result<Vec<String>> {
 pub fn sweep(daemon: &Daemon) -> Result<()> {
     let mut condemned: Vec<i32> =
         parent_cgroups(daemon).iter().flat_map(|parent| processes_of(parent)).collect();
-    let engine_ended = !daemon.home().join("pid").exists();
-    if engine_ended {
+    if daemon.ended {
         condemned.extend(processes_in_our_namespace()?);
     }
     for pid in &condemned {
@@ -62,11 +62,11 @@ pub fn sweep(daemon: &Daemon) -> Result<()> {
     })?;
     for parent in parent_cgroups(daemon) {
         below(&parent).iter().for_each(|path| std::fs::remove_dir(path).unwrap_or_default());
-        if engine_ended {
+        if daemon.ended {
             std::fs::remove_dir(&parent)?;
         }
     }
-    if engine_ended {
+    if daemon.ended {
         let volumes = daemon.volumes();
         for mount in mounts_below(daemon.home())?.iter().rev().filter(|path| **path != volumes) {
             host("umount", &["-l", &mount.to_string_lossy()])?;

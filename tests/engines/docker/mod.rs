@@ -51,15 +51,16 @@ fn say(line: &str) {
 }
 
 fn runtime_under_test() -> PathBuf {
-    std::env::var_os("BERTH_TEST_RUNTIME")
-        .map_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_berth")), PathBuf::from)
+    let chosen = std::env::var_os("BERTH_TEST_RUNTIME").map(PathBuf::from);
+    std::path::absolute(chosen.unwrap_or_else(|| PathBuf::from(env!("CARGO_BIN_EXE_berth")))).unwrap()
 }
 
 /// The case, and after it the engine has to be as empty as before it.
 fn play(daemon: &Daemon, case: &Case, runtime: &'static str) -> Verdict {
     let scene = Scene::new(daemon, runtime);
+    let since = daemon.log_length();
     let outcome = (case.check)(&scene);
-    let diagnosis = if outcome.is_err() { daemon.complaints() } else { String::new() };
+    let diagnosis = if outcome.is_err() { daemon.complaints(since) } else { String::new() };
     let cleared = scene.clear();
     match (outcome, cleared) {
         (Ok(Outcome::Skipped(reason)), Ok(())) => Verdict::Skipped(reason),
@@ -133,7 +134,7 @@ fn docker_runs_containers_as_it_does_with_runc() {
     let begun = Instant::now();
     let with_runc = daemon::finds("runc").is_some();
     let (mut ours, mut peers) = (Column::default(), Column::default());
-    say(&format!("{:<44} {:<6} runc", "case", "berth"));
+    say(&format!("{:<47} {:<6} runc", "case", "berth"));
     for case in chosen() {
         if begun.elapsed() > ALL_CASES {
             let verdict = Verdict::Failed("not run: the time for all cases is over".to_owned());
@@ -142,7 +143,7 @@ fn docker_runs_containers_as_it_does_with_runc() {
         }
         let berth = timed(&daemon, &case, daemon::UNDER_TEST, &mut ours);
         let runc = if with_runc { word(&timed(&daemon, &case, "runc", &mut peers)) } else { "-" };
-        say(&format!("{:<44} {:<6} {runc}", case.name, word(&berth)));
+        say(&format!("{:<47} {:<6} {runc}", case.name, word(&berth)));
     }
     let ended = daemon.end();
     say(&ours.sum("berth"));

@@ -53,7 +53,7 @@ fn memory(scene: &Scene) -> Result<Outcome> {
 }
 
 fn cpus(scene: &Scene) -> Result<Outcome> {
-    if lacking(scene, "CpuCfsQuota")? {
+    if lacking(scene, "CPUCfsQuota")? {
         return skipped("the kernel has no CPU quota");
     }
     scene.idle("limited", &["--cpus", "0.5"])?;

@@ -106,7 +106,7 @@ fn crossing(scene: &Scene, propagation: &str) -> Result<(bool, bool)> {
         std::fs::create_dir(source.join(directory))?;
     }
     let mount = format!("type=bind,src={},dst=/data,bind-propagation={propagation}", source.display());
-    scene.idle("mounter", &["--privileged", "--mount", &mount])?;
+    scene.idle("mounter", &["--cap-add", "SYS_ADMIN", "--mount", &mount])?;
     host("mount", &["-t", "tmpfs", "tmpfs", &source.join("by-host").to_string_lossy()])?;
     let script = "mount -t tmpfs tmpfs /data/by-container && grep -c ' /data/by-host ' /proc/mounts";
     let reply = scene.docker(&["exec", "mounter", "sh", "-c", script]);

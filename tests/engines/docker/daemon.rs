@@ -198,12 +198,36 @@ fn make_private(home: &Path) -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).context("unshare mounts and network")?;
     host("mount", &["--make-rprivate", "/"])?;
     host("mount", &["-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"])?;
+    if std::env::var("BERTH_TEST_CGROUPS").is_ok_and(|view| view == "v1") {
+        show_cgroup1_only(home)?;
+    }
     let volumes = home.join("volumes");
     std::fs::create_dir(&volumes)?;
     let volumes = volumes.to_string_lossy();
     host("mount", &["-t", "tmpfs", "-o", "mode=755", "tmpfs", &volumes])?;
     host("mount", &["--make-shared", &volumes])?;
     host("ip", &["link", "set", "lo", "up"])
+}
+
+/// Puts a copy of the cgroup tree that lacks `unified` in its place. Unmounting alone would leave a plain
+/// directory there, on the machine's own tmpfs, in which runtimes would then make cgroups that are none.
+fn show_cgroup1_only(home: &Path) -> Result<()> {
+    let view = home.join("cgroup");
+    std::fs::create_dir(&view)?;
+    host("mount", &["-t", "tmpfs", "-o", "mode=755", "cgroup", &view.to_string_lossy()])?;
+    for entry in std::fs::read_dir("/sys/fs/cgroup")? {
+        let entry = entry?;
+        let (path, place) = (entry.path(), view.join(entry.file_name()));
+        if path.is_symlink() {
+            std::os::unix::fs::symlink(std::fs::read_link(&path)?, &place)?;
+        } else if path.is_dir() && !path.ends_with("unified") {
+            std::fs::create_dir(&place)?;
+            host("mount", &["--bind", &path.to_string_lossy(), &place.to_string_lossy()])?;
+        }
+    }
+    host("umount", &["-R", "-l", "/sys/fs/cgroup"])?;
+    host("mount", &["--rbind", &view.to_string_lossy(), "/sys/fs/cgroup"])?;
+    host("umount", &["-R", "-l", &view.to_string_lossy()])
 }
 
 fn spawn(home: &Path, runtime: &Path, cgroup_parent: &str) -> Result<Child> {

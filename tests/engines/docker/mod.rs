@@ -1,7 +1,8 @@
 //! Docker: a dockerd of our own in private mount and network namespaces, every case run with the
 //! runtime under test and with runc, so that a wrong expectation shows in the second column.
 //!
-//! `BERTH_TEST_CASES=text` runs only the cases whose name contains the text.
+//! `BERTH_TEST_CASES=text` runs only the cases whose name contains the text, `BERTH_TEST_CGROUPS=v1`
+//! takes cgroup2 away from the view of a machine that has both (crun needs that, runc does not).
 
 mod cases;
 mod client;

@@ -55,8 +55,9 @@ impl Terminal {
     pub fn shows(&mut self, what: &str, fits: impl Fn(&str) -> bool) -> Result<()> {
         let deadline = Instant::now() + SOON;
         while !self.text.lines().any(|line| fits(line.trim())) {
-            let more = Instant::now() < deadline && self.reads(Duration::from_millis(500))?;
-            ensure!(more || Instant::now() < deadline, "{what} is not shown but {:?}", self.text);
+            let more = self.reads(Duration::from_millis(500))?;
+            let ended = !more && self.client.try_wait()?.is_some();
+            ensure!(!ended && Instant::now() < deadline, "{what} is not shown but {:?}", self.text);
         }
         self.text.clear();
         Ok(())
@@ -73,8 +74,9 @@ impl Terminal {
             self.types(&format!("{command}; echo end-of-answer\n"))?;
             let deadline = Instant::now() + SOON;
             while !self.text.lines().any(|line| line.trim() == "end-of-answer") {
-                ensure!(Instant::now() < deadline, "{command} does not end: {:?}", self.text);
-                self.reads(Duration::from_millis(500))?;
+                let more = self.reads(Duration::from_millis(500))?;
+                let ended = !more && self.client.try_wait()?.is_some();
+                ensure!(!ended && Instant::now() < deadline, "{command} does not end: {:?}", self.text);
             }
             let text = std::mem::take(&mut self.text);
             ensure!(

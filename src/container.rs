@@ -25,6 +25,7 @@ use crate::options::{
 use crate::plan::Request;
 use crate::process;
 use crate::rootfs;
+use crate::seccomp;
 use crate::state::{Directory, Root, State, Status};
 use crate::sys::descriptors;
 use crate::sys::tasks::pidfd_send_signal;
@@ -379,6 +380,9 @@ impl Runtime<'_> {
         let request = self.request("ID", 0);
         let (_, plan) =
             creation::plan(&options.bundle, options.config.as_deref(), request, &host, None, &mut findings)?;
+        if let Some(profile) = &plan.seccomp {
+            seccomp::unknown_names(profile, &mut findings);
+        }
         for join in &plan.namespaces.join {
             if let Err(error) = crate::namespaces::open_join(join) {
                 findings.problem(

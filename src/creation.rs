@@ -25,6 +25,7 @@ use crate::options::CreateOptions;
 use crate::plan::{self, Plan, Request};
 use crate::proc::Proc;
 use crate::process::{self, Init, Service};
+use crate::resource_limits;
 use crate::rootfs;
 use crate::seccomp;
 use crate::seccomp_cache;
@@ -224,6 +225,10 @@ pub fn make(
         },
         plan.cgroup.as_ref().map(plan_cgroup),
     )?;
+    if let Some(program) = &plan.program {
+        // last, so that a low limit does not hinder init, and by us, who may raise what a user namespace may not
+        resource_limits::apply_to(pid, &program.limits)?;
+    }
     if let Some(socket) = &pidfd_socket {
         socket.send(init.pidfd(), "pidfd")?;
     }

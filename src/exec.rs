@@ -23,6 +23,7 @@ use crate::namespaces::Kind;
 use crate::options::ExecOptions;
 use crate::plan::{self, Request};
 use crate::process::{self, Service};
+use crate::resource_limits;
 use crate::state::{Directory, State, Status};
 use crate::terminal::Receiver;
 
@@ -94,6 +95,7 @@ impl Runtime<'_> {
             },
             state.cgroup.as_ref(),
         )?;
+        resource_limits::apply_to(init.pid, &program.limits)?;
         if let Some(socket) = &pidfd_socket {
             socket.send(init.pidfd(), "pidfd")?;
         }

@@ -334,7 +334,6 @@ fn ready<'p>(program: &'p Program, proc: &Proc) -> Result<Ready<'p>> {
         env.retain(|entry| !entry.as_bytes().starts_with(b"HOME="));
         env.push(executable::home(credentials.uid));
     }
-    crate::resource_limits::apply(&program.limits)?;
     Ok(Ready {
         program,
         executable,

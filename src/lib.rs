@@ -21,6 +21,7 @@ pub mod gate;
 pub mod hooks;
 pub mod host;
 pub mod init;
+pub mod known;
 pub mod listing;
 pub mod log;
 pub mod mounts;

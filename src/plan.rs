@@ -247,9 +247,6 @@ pub fn program(
         env.push("LISTEN_PID=1".to_owned());
     }
     let value = |name: &str| env.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='));
-    if process.oom_score_adj().is_some_and(|adj| !(-1000..=1000).contains(&adj)) {
-        findings.problem(format!("{prefix}oomScoreAdj"), "is not between -1000 and 1000");
-    }
     let terminal = process.terminal().unwrap_or(false);
     Program {
         search_path: value("PATH").map(str::to_owned),
@@ -265,7 +262,7 @@ pub fn program(
             height: u16::try_from(size.height()).unwrap_or(u16::MAX),
             width: u16::try_from(size.width()).unwrap_or(u16::MAX),
         }),
-        oom_score_adj: process.oom_score_adj(),
+        oom_score_adj: resource_limits::oom_score(process, findings),
         keyring: (!request.no_new_keyring)
             .then(|| CString::new(format!("_ses.{}", request.id)).unwrap_or_default()),
         preserve_fds: request.preserve_fds + request.listen_fds,

@@ -50,8 +50,8 @@ pub struct Listener {
     pub metadata: String,
 }
 
-/// Notes what is wrong with a profile (runtime-spec, config-linux.md, "Seccomp"). A system call whose name libseccomp
-/// does not know is a warning, one for each rule: profiles are made for many architectures and kernels.
+/// Notes what is wrong with a profile (runtime-spec, config-linux.md, "Seccomp"). Names of system calls are not looked up:
+/// profiles are made for many architectures and kernels, and [`unknown_names`] is for who wants to know.
 pub fn validate(seccomp: &LinuxSeccomp, findings: &mut Findings) {
     let field = "linux.seccomp";
     if seccomp.default_action() == LinuxSeccompAction::ScmpActNotify {
@@ -95,13 +95,78 @@ fn validate_rule(rule: &LinuxSyscall, field: &str, findings: &mut Findings) {
             findings.problem(format!("{field}.args[{index}].index"), why);
         }
     }
-    let unknown: Vec<&str> =
-        rule.names().iter().map(String::as_str).filter(|name| resolve(name).is_none()).collect();
-    if !unknown.is_empty() {
-        let names = unknown.join(", ");
-        findings.warn(format!("{field}.names"), format!("skipped, not known to this libseccomp: {names}"));
+}
+
+/// Notes the system calls that this libseccomp does not know and whose rules are skipped, one warning for each rule.
+pub fn unknown_names(seccomp: &LinuxSeccomp, findings: &mut Findings) {
+    for (index, rule) in seccomp.syscalls().iter().flatten().enumerate() {
+        let names = rule.names().iter().map(String::as_str);
+        let unknown: Vec<&str> = names.filter(|name| resolve(name).is_none()).collect();
+        if !unknown.is_empty() {
+            let names = unknown.join(", ");
+            let why = format!("skipped, not known to this libseccomp: {names}");
+            findings.warn(format!("linux.seccomp.syscalls[{index}].names"), why);
+        }
     }
 }
+
+/// The actions that a profile may hold; SCMP_ACT_NOTIFY is refused by [`validate`].
+pub const ACTIONS: &[LinuxSeccompAction] = &[
+    LinuxSeccompAction::ScmpActKill,
+    LinuxSeccompAction::ScmpActKillProcess,
+    LinuxSeccompAction::ScmpActKillThread,
+    LinuxSeccompAction::ScmpActTrap,
+    LinuxSeccompAction::ScmpActErrno,
+    LinuxSeccompAction::ScmpActTrace,
+    LinuxSeccompAction::ScmpActLog,
+    LinuxSeccompAction::ScmpActAllow,
+];
+
+/// How an argument can be compared.
+pub const OPERATORS: &[LinuxSeccompOperator] = &[
+    LinuxSeccompOperator::ScmpCmpNe,
+    LinuxSeccompOperator::ScmpCmpLt,
+    LinuxSeccompOperator::ScmpCmpLe,
+    LinuxSeccompOperator::ScmpCmpEq,
+    LinuxSeccompOperator::ScmpCmpGe,
+    LinuxSeccompOperator::ScmpCmpGt,
+    LinuxSeccompOperator::ScmpCmpMaskedEq,
+];
+
+/// The flags that a profile may hold.
+pub const FLAGS: &[LinuxSeccompFilterFlag] = &[
+    LinuxSeccompFilterFlag::SeccompFilterFlagLog,
+    LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow,
+    LinuxSeccompFilterFlag::SeccompFilterFlagTsync,
+];
+
+/// The architectures that a profile may list.
+pub const ARCHITECTURES: &[Arch] = &[
+    Arch::ScmpArchNative,
+    Arch::ScmpArchX86,
+    Arch::ScmpArchX86_64,
+    Arch::ScmpArchX32,
+    Arch::ScmpArchArm,
+    Arch::ScmpArchAarch64,
+    Arch::ScmpArchMips,
+    Arch::ScmpArchMips64,
+    Arch::ScmpArchMips64n32,
+    Arch::ScmpArchMipsel,
+    Arch::ScmpArchMipsel64,
+    Arch::ScmpArchMipsel64n32,
+    Arch::ScmpArchPpc,
+    Arch::ScmpArchPpc64,
+    Arch::ScmpArchPpc64le,
+    Arch::ScmpArchS390,
+    Arch::ScmpArchS390x,
+    Arch::ScmpArchParisc,
+    Arch::ScmpArchParisc64,
+    Arch::ScmpArchRiscv64,
+    Arch::ScmpArchLoongarch64,
+    Arch::ScmpArchM68k,
+    Arch::ScmpArchSh,
+    Arch::ScmpArchSheb,
+];
 
 fn validate_errno(action: LinuxSeccompAction, errno: Option<u32>, field: String, findings: &mut Findings) {
     let Some(errno) = errno else { return };
@@ -127,15 +192,18 @@ fn validate_errno(action: LinuxSeccompAction, errno: Option<u32>, field: String,
 /// TSYNC is left out, for init has one thread.
 pub fn flags(seccomp: &LinuxSeccomp) -> u64 {
     let Some(flags) = seccomp.flags() else { return FLAG_SPEC_ALLOW };
-    flags.iter().fold(0, |all, flag| {
-        all | match flag {
-            LinuxSeccompFilterFlag::SeccompFilterFlagLog => FLAG_LOG,
-            LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => FLAG_SPEC_ALLOW,
-            LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
-            // the kernel takes it only together with a listener
-            LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
-        }
-    })
+    flags.iter().fold(0, |all, flag| all | flag_number(*flag))
+}
+
+/// The number of seccomp(2) for a flag; 0 for one that has no effect here.
+pub fn flag_number(flag: LinuxSeccompFilterFlag) -> u64 {
+    match flag {
+        LinuxSeccompFilterFlag::SeccompFilterFlagLog => FLAG_LOG,
+        LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => FLAG_SPEC_ALLOW,
+        LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
+        // the kernel takes it only together with a listener
+        LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
+    }
 }
 
 /// Makes the program. The system calls of an architecture that the profile does not list kill the thread, as libseccomp

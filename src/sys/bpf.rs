@@ -29,6 +29,21 @@ const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
 /// `SECCOMP_FILTER_FLAG_NEW_LISTENER` of seccomp(2): the answer is a descriptor.
 pub const FLAG_NEW_LISTENER: u64 = 8;
 
+/// Whether the kernel takes these `SECCOMP_FILTER_FLAG_*`: asked without a program, it complains of that (`EFAULT`) and
+/// not of the flags (`EINVAL`).
+pub fn supports_seccomp_flag(flags: u64) -> bool {
+    // SAFETY: a null program is refused by the kernel before anything is loaded.
+    let result = answer(unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            SECCOMP_SET_MODE_FILTER,
+            flags as libc::c_uint,
+            std::ptr::null::<Program>(),
+        )
+    });
+    result == Err(nix::errno::Errno::EFAULT)
+}
+
 /// seccomp(2), `SECCOMP_SET_MODE_FILTER`. Needs no_new_privs or CAP_SYS_ADMIN. Allocates nothing.
 pub fn load_seccomp(program: &[Instruction], flags: u64) -> nix::Result<Option<OwnedFd>> {
     let program = Program { length: program.len() as u16, instructions: program.as_ptr() };

@@ -1,0 +1,51 @@
+//! What `features` tells, gathered from the tables that do the work.
+
+use crate::features::{Cgroup, Known};
+use crate::mounts;
+use crate::namespaces::Kind;
+use crate::seccomp;
+use crate::sys::bpf::supports_seccomp_flag;
+
+/// What this binary knows; only the supported seccomp flags depend on the host.
+pub fn known() -> Known {
+    let version = libseccomp::ScmpVersion::current().ok();
+    Known {
+        mount_options: mounts::known().into_iter().map(str::to_owned).collect(),
+        namespaces: Kind::ALL.iter().map(|kind| kind.name().to_owned()).collect(),
+        capabilities: caps::all().iter().map(ToString::to_string).collect(),
+        seccomp_actions: seccomp::ACTIONS.iter().map(ToString::to_string).collect(),
+        seccomp_operators: seccomp::OPERATORS.iter().map(ToString::to_string).collect(),
+        seccomp_archs: seccomp::ARCHITECTURES.iter().map(ToString::to_string).collect(),
+        seccomp_flags: seccomp::FLAGS.iter().map(ToString::to_string).collect(),
+        seccomp_supported_flags: seccomp::FLAGS
+            .iter()
+            .filter(|flag| supports_seccomp_flag(seccomp::flag_number(**flag)))
+            .map(ToString::to_string)
+            .collect(),
+        libseccomp: version.map(|version| format!("{}.{}.{}", version.major, version.minor, version.micro)),
+        cgroup: Cgroup { v1: true, v2: true, rdma: true, ..Cgroup::default() },
+        apparmor: true,
+        selinux: true,
+        ..Known::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_names_are_the_specs() {
+        let known = known();
+        let has = |list: &[String], name: &str| list.iter().any(|item| item == name);
+        assert!(has(&known.mount_options, "rro"), "docker and containerd ask for it");
+        assert!(has(&known.namespaces, "user") && has(&known.namespaces, "time"));
+        assert!(has(&known.capabilities, "CAP_CHECKPOINT_RESTORE"));
+        assert!(
+            has(&known.seccomp_actions, "SCMP_ACT_ERRNO") && !has(&known.seccomp_actions, "SCMP_ACT_NOTIFY")
+        );
+        assert!(has(&known.seccomp_operators, "SCMP_CMP_MASKED_EQ"));
+        assert!(has(&known.seccomp_archs, "SCMP_ARCH_X86_64"));
+        assert!(has(&known.seccomp_flags, "SECCOMP_FILTER_FLAG_SPEC_ALLOW"));
+    }
+}

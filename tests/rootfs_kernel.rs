@@ -1,6 +1,13 @@
 //! The root file system on the real kernel. Each test runs itself again as "the host" in a private mount namespace, and
 //! from there as "the container" in new mount and PID namespaces; nothing reaches the machine's own mounts.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout
+)]
 #![allow(clippy::disallowed_methods, reason = "the tests play the host, with paths")]
 
 use std::fs;
@@ -24,7 +31,8 @@ use serde_json::{Value, json};
 
 const INSIDE: &str = "BERTH_ROOTFS_TEST_DIRECTORY";
 
-/// Runs `host` as a single-threaded process in a mount namespace of its own, with an empty directory that is removed later.
+/// Runs `host` in a process and mount namespace of its own, with an empty directory that is removed later. The harness keeps
+/// a second thread that only waits, which is why the mounts are read of `thread-self`.
 fn on_host(name: &str, host: fn(&Path)) {
     if let Some(directory) = std::env::var_os(INSIDE) {
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
@@ -140,7 +148,7 @@ fn refusal(config: &Value, facts: &Facts<'_>) -> String {
 
 /// Mount point -> (attributes, optional fields, type, superblock options), the topmost mount of each.
 fn mount_at(path: &str) -> Option<(String, String, String, String)> {
-    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
     table.lines().rev().find_map(|line| {
         let (left, right) = line.split_once(" - ")?;
         let left: Vec<_> = left.split(' ').collect();
@@ -206,7 +214,7 @@ fn the_default_mounts_look_as_asked() {
             fs::write("/dev/shm/x", "x").unwrap();
             // the host's tree is gone
             assert!(!Path::new(host).exists());
-            assert!(!fs::read_to_string("/proc/self/mountinfo").unwrap().contains("/sys/fs/cgroup"));
+            assert!(!fs::read_to_string("/proc/thread-self/mountinfo").unwrap().contains("/sys/fs/cgroup"));
             assert_eq!(std::env::current_dir().unwrap(), Path::new("/"));
         });
     });
@@ -228,7 +236,7 @@ fn masked_files_and_directories_are_empty_and_stay_so() {
             assert_eq!(fs::read_dir("/secret").unwrap().count(), 0);
             assert!(fs::write("/secret/new", "").is_err());
             // the mask is the host's own node: nobody may change it from here
-            assert!(fs::set_permissions("/etc/secret", fs::Permissions::from_mode(0)).is_err());
+            assert!(fs::set_permissions("/etc/secret", fs::Permissions::from_mode(0o0)).is_err());
             assert!(std::os::unix::fs::chown("/etc/secret", Some(7), None).is_err());
             fs::write("/etc/secret", "swallowed").unwrap();
         });
@@ -452,7 +460,7 @@ fn the_roots_propagation_is_as_asked_and_the_host_sees_nothing() {
         shared_tmpfs(&host.join("bundle"));
         let bundle = host.join("bundle");
         root(&bundle);
-        let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let before = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         for (word, expected) in [
             ("shared", "shared:"),
             ("slave", "master:"),
@@ -469,7 +477,7 @@ fn the_roots_propagation_is_as_asked_and_the_host_sees_nothing() {
                     assert_eq!(found, "", "{word}");
                 }
             });
-            assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before, "{word}");
+            assert_eq!(fs::read_to_string("/proc/thread-self/mountinfo").unwrap(), before, "{word}");
         }
     });
 }
@@ -479,10 +487,13 @@ fn without_pivot_the_root_is_moved_and_the_hosts_proc_is_gone() {
     on_host("without_pivot_the_root_is_moved_and_the_hosts_proc_is_gone", |host| {
         root(host);
         contained(|| {
-            let facts = Facts { no_pivot: true, ..facts(host) };
+            // the bundle is named by a path with a link in it
+            symlink(host, host.join("link")).unwrap();
+            let link = host.join("link");
+            let facts = Facts { no_pivot: true, ..facts(&link) };
             enter(&full(Vec::new(), paths()), &facts);
             assert!(!host.exists());
-            let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+            let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
             assert_eq!(
                 table.lines().filter(|line| line.contains(" - proc ") && line.contains(" / /proc ")).count(),
                 1
@@ -495,7 +506,7 @@ fn without_pivot_the_root_is_moved_and_the_hosts_proc_is_gone() {
 fn without_a_mount_namespace_the_mounts_are_the_hosts_and_go_at_delete() {
     on_host("without_a_mount_namespace_the_mounts_are_the_hosts_and_go_at_delete", |host| {
         let root = root(host);
-        let before = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let before = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         in_container(
             CloneFlags::CLONE_NEWPID,
             || {},
@@ -506,10 +517,11 @@ fn without_a_mount_namespace_the_mounts_are_the_hosts_and_go_at_delete() {
             },
         );
         assert!(mount_at(root.join("proc").to_str().unwrap()).is_some());
+        symlink(host, host.join("link")).unwrap();
+        detach_leftovers(&host.join("link/rootfs")).unwrap();
+        assert_eq!(fs::read_to_string("/proc/thread-self/mountinfo").unwrap(), before);
         detach_leftovers(&root).unwrap();
-        assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
-        detach_leftovers(&root).unwrap();
-        assert_eq!(fs::read_to_string("/proc/self/mountinfo").unwrap(), before);
+        assert_eq!(fs::read_to_string("/proc/thread-self/mountinfo").unwrap(), before);
     });
 }
 
@@ -592,6 +604,38 @@ fn cgroup_v1_shows_the_containers_own_directories() {
 }
 
 #[test]
+fn cgroup_v2_shows_the_containers_own_directory() {
+    on_host("cgroup_v2_shows_the_containers_own_directory", |host| {
+        root(host);
+        let mount = json!({ "destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
+            "options": ["nosuid", "noexec", "nodev", "relatime", "ro"] });
+        let config = full(vec![mount], json!({}));
+        let own = host.join("own");
+        fs::create_dir(&own).unwrap();
+        let facts = Facts { cgroup_v2: true, cgroups: vec![(String::new(), own.clone())], ..facts(host) };
+        contained(|| {
+            enter(&config, &facts);
+            assert_eq!(mount_at("/sys/fs/cgroup").unwrap().0, "ro,nosuid,nodev,noexec,relatime");
+            assert_eq!(fs::read_dir("/sys/fs/cgroup").unwrap().count(), 0);
+        });
+        let facts = Facts { cgroup_namespace: true, ..facts };
+        let namespaces = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWCGROUP;
+        in_container(
+            namespaces,
+            || {},
+            || {
+                enter(&config, &facts);
+                let found = mount_at("/sys/fs/cgroup").unwrap();
+                assert_eq!(
+                    (found.0.as_str(), found.2.as_str()),
+                    ("ro,nosuid,nodev,noexec,relatime", "cgroup2")
+                );
+            },
+        );
+    });
+}
+
+#[test]
 fn in_a_user_namespace_the_hosts_nodes_are_bound_and_sources_can_be_asked_for() {
     on_host("in_a_user_namespace_the_hosts_nodes_are_bound_and_sources_can_be_asked_for", |host| {
         let root = root(host);
@@ -609,8 +653,6 @@ fn in_a_user_namespace_the_hosts_nodes_are_bound_and_sources_can_be_asked_for() 
         assert!(plan.host_sources());
         let (told, mut tell) = std::io::pipe().unwrap();
         let (mut ready_to_map, mut born) = std::io::pipe().unwrap();
-        let (pid_out, mut pid_in) = std::io::pipe().unwrap();
-        drop((pid_out, &mut pid_in));
         let namespaces = CloneFlags::CLONE_NEWUSER
             | CloneFlags::CLONE_NEWNS
             | CloneFlags::CLONE_NEWPID

@@ -1,6 +1,7 @@
 //! Mounts that a container without a mount namespace of its own has left on the host.
 
 use std::ffi::OsString;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
@@ -11,19 +12,22 @@ use nix::sys::stat::Mode;
 use nix::unistd::{chdir, fchdir};
 
 use crate::sys::mounts::detach_working_directory;
+use crate::sys::paths;
 
 /// Takes away the root that [`super::prepare`] bound on itself in our own mount namespace, with all mounts on it. What an
 /// engine has mounted at `root` stays. Changes the working directory to "/" when there is something to do.
 pub fn detach_leftovers(root: &Path) -> Result<()> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
-    if !is_bound_on_itself(&table, root) {
-        return Ok(());
-    }
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let directory = match open(root, flags, Mode::empty()) {
-        Err(Errno::ENOENT) => return Ok(()),
+        Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
         result => result.with_context(|| format!("open {root:?}"))?,
     };
+    let table =
+        std::fs::read_to_string("/proc/thread-self/mountinfo").context("read /proc/thread-self/mountinfo")?;
+    // without the links that the caller's path may go through
+    if !is_bound_on_itself(&table, &paths::name_of(directory.as_fd())) {
+        return Ok(());
+    }
     fchdir(&directory)?;
     detach_working_directory().with_context(|| format!("unmount {root:?}"))?;
     chdir(c"/").context("chdir")

@@ -13,13 +13,14 @@ use super::{Plan, Rootfs, Switch};
 use crate::sys::mounts::{
     FsContext, attr, detach_working_directory, move_attached, pivot_to_working_directory,
 };
+use crate::sys::paths;
 
 impl Rootfs {
     /// Makes the prepared root the root directory of this process; nothing of the host's tree stays reachable.
     pub fn switch(&mut self, plan: &Plan) -> Result<()> {
         match plan.switch {
             Switch::Pivot => self.pivot(),
-            Switch::Move => self.move_root(plan),
+            Switch::Move => self.move_root(),
             Switch::Chroot => self.chroot(),
         }
         .with_context(|| format!("switch to the root {:?}", plan.root))
@@ -46,8 +47,9 @@ impl Rootfs {
         chdir(c"/").context("chdir")
     }
 
-    fn move_root(&self, plan: &Plan) -> Result<()> {
-        cover_host_kernel_files(&plan.root)?;
+    fn move_root(&self) -> Result<()> {
+        // by the descriptor: the configuration's path may go through links, mountinfo's do not
+        cover_host_kernel_files(&paths::name_of(self.root.as_fd()))?;
         let host = open(c"/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
         move_attached(self.root.as_fd(), host.as_fd()).context("move_mount onto \"/\"")?;
         drop(host);
@@ -58,7 +60,8 @@ impl Rootfs {
 /// Under a moved root the host's mounts stay in the namespace: its procfs and sysfs must go, because a process that gets out
 /// of the chroot would find them unmasked, and because they let a new, unmasked procfs be mounted.
 fn cover_host_kernel_files(root: &Path) -> Result<()> {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").context("read /proc/self/mountinfo")?;
+    let table =
+        std::fs::read_to_string("/proc/thread-self/mountinfo").context("read /proc/thread-self/mountinfo")?;
     let places: Vec<_> = table.lines().rev().filter_map(kernel_mount).collect();
     for place in places {
         if place.starts_with(root) {

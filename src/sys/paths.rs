@@ -154,7 +154,8 @@ pub fn clean(path: &Path) -> PathBuf {
     names.iter().collect()
 }
 
-/// The path of the file behind a descriptor, as this process's `/proc` shows it. For messages only: never opened again.
+/// The path of the file behind a descriptor, as this process's `/proc` shows it. For messages and
+/// to compare with mountinfo: never opened again.
 pub fn name_of(fd: BorrowedFd<'_>) -> PathBuf {
     nix::fcntl::readlink(format!("/proc/self/fd/{}", fd.as_raw_fd()).as_str()).map_or_else(
         |_| PathBuf::from("?"),

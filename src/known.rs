@@ -10,7 +10,12 @@ use crate::sys::bpf::supports_seccomp_flag;
 pub fn known() -> Known {
     let version = libseccomp::ScmpVersion::current().ok();
     Known {
-        mount_options: mounts::known().into_iter().map(str::to_owned).collect(),
+        // id-mapped mounts are known and refused
+        mount_options: mounts::known()
+            .into_iter()
+            .filter(|name| !matches!(*name, "idmap" | "ridmap"))
+            .map(str::to_owned)
+            .collect(),
         namespaces: Kind::ALL.iter().map(|kind| kind.name().to_owned()).collect(),
         capabilities: caps::all().iter().map(ToString::to_string).collect(),
         seccomp_actions: seccomp::ACTIONS.iter().map(ToString::to_string).collect(),

@@ -97,7 +97,13 @@ fn operate(invocation: &Invocation, log: &Log) -> Result<ExitCode> {
                 Format::Table => listing::ps_table(&listing::host_ps(&options.args)?, &pids)?,
             })?;
         }
-        Operation::Spec(options) => spec::write(options)?,
+        Operation::Spec(options) => {
+            let ids = spec::Rootless {
+                uid: nix::unistd::geteuid().as_raw(),
+                gid: nix::unistd::getegid().as_raw(),
+            };
+            spec::write(&options.bundle, options.rootless.then_some(ids))?;
+        }
         Operation::Features => print(&features::json(known())?)?,
         Operation::Check(options) => {
             let (findings, steps) = runtime.check(options).context("check")?;

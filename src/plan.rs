@@ -169,7 +169,9 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
         bundle,
         user_namespace: namespaces.has(Kind::User),
         mount_namespace: namespaces.has(Kind::Mount),
-        network_namespace: namespaces.has(Kind::Network),
+        // one that is joined from a new user namespace belongs to another one
+        network_namespace: namespaces.creates(Kind::Network)
+            || namespaces.joins(Kind::Network) && !namespaces.creates(Kind::User),
         cgroup_namespace: namespaces.has(Kind::Cgroup),
         cgroups: cgroup.as_ref().map(|plan| plan.cgroup().mount_sources()).unwrap_or_default(),
         cgroup_v2: cgroup.as_ref().is_some_and(|plan| plan.cgroup().is_v2()),

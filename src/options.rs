@@ -435,7 +435,7 @@ mod tests {
     #[test]
     fn the_default_root_follows_the_caller() {
         let xdg = Some("/run/user/1000");
-        let table: &[(u32, bool, Option<&str>, Option<&str>, &str, bool)] = &[
+        let table = [
             (0, false, Some("root"), Some("/run/user/0"), "/run/berth", false),
             (0, false, None, Some("/run"), "/run/berth", false),
             (0, false, Some("ann"), xdg, "/run/berth", false),
@@ -449,12 +449,12 @@ mod tests {
         ];
         for (euid, in_user_namespace, user, xdg, path, sticky) in table {
             let caller = Caller {
-                euid: *euid,
-                in_user_namespace: *in_user_namespace,
+                euid,
+                in_user_namespace,
                 user: user.map(OsString::from),
                 xdg_runtime_dir: xdg.map(OsString::from),
             };
-            let expected = StateRoot { path: path.into(), explicit: false, sticky: *sticky };
+            let expected = StateRoot { path: path.into(), explicit: false, sticky };
             assert_eq!(state_root(None, &caller).unwrap(), expected, "{caller:?}");
         }
     }

@@ -98,10 +98,8 @@ fn operate(invocation: &Invocation, log: &Log) -> Result<ExitCode> {
             })?;
         }
         Operation::Spec(options) => {
-            let ids = spec::Rootless {
-                uid: nix::unistd::geteuid().as_raw(),
-                gid: nix::unistd::getegid().as_raw(),
-            };
+            let ids =
+                spec::Rootless { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
             spec::write(&options.bundle, options.rootless.then_some(ids))?;
         }
         Operation::Features => print(&features::json(known())?)?,

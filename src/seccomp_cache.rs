@@ -1,7 +1,7 @@
 //! Compiled seccomp programs, kept by content.
 //!
 //! libseccomp needs about 9 ms for Docker's profile, on each create and exec; reading the program back takes 0.05. The
-//! directory `@seccomp` below the state root (no container id has an `@`) holds one file for each profile. Whatever is
+//! directory `.@seccomp` below the state root (no container id has an `@`) holds one file for each profile. Whatever is
 //! wrong with it, an owner, a length, a byte, only means that the program is compiled again.
 
 use std::fs::File;
@@ -20,7 +20,7 @@ use crate::seccomp;
 use crate::sys::bpf::Instruction;
 
 /// The name of the cache's directory, which can't be a container's id.
-pub const DIRECTORY: &str = "@seccomp";
+pub const DIRECTORY: &str = ".@seccomp";
 /// To be raised when the layout of a file changes, or what [`seccomp::compile`] makes of a profile.
 const FORMAT: u32 = 1;
 const MAGIC: &[u8; 8] = b"BERTHBPF";

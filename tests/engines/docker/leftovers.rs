@@ -17,6 +17,8 @@ pub fn of_containers(daemon: &Daemon) -> Result<Vec<String>> {
     let mut left: Vec<String> = [exec.join("runtime-runc/moby"), tasks]
         .iter()
         .flat_map(|directory| entries(directory))
+        // a hidden directory is no container's: berth keeps compiled seccomp filters there
+        .filter(|path| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")))
         .map(|path| format!("directory {}", path.display()))
         .collect();
     for parent in parent_cgroups(daemon) {

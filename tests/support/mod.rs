@@ -17,7 +17,7 @@ mod kernel;
 mod wait;
 
 pub use bundle::{Bundle, Container, bundle};
-pub use kernel::{cgroup_dirs, cgroup_of, mountinfo, namespace, status_field, systems_mounts};
+pub use kernel::{MountLine, cgroup_dirs, cgroup_of, mountinfo, namespace, status_field, systems_mounts};
 pub use wait::{DEADLINE, Fifo, Gate, child_ended, readable, wait_exit};
 
 use std::fs::{self, File};
@@ -91,7 +91,8 @@ impl Said {
     #[track_caller]
     pub fn fails(self, code: i32, text: &str) -> Self {
         assert_eq!(self.code, code, "exit code; {self:#?}");
-        assert!(self.err.contains(text), "expected {text:?} in {self:#?}");
+        // runc's text log quotes its message.
+        assert!(self.err.replace("\\\"", "\"").contains(text), "expected {text:?} in {self:#?}");
         self
     }
 

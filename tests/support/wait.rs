@@ -58,6 +58,8 @@ impl Fifo {
     /// Makes the pipe at `path`. Our end is open for both directions: nobody's open blocks.
     pub fn make(path: &Path) -> Self {
         nix::unistd::mkfifo(path, nix::sys::stat::Mode::from_bits_truncate(0o622)).unwrap();
+        // The mode of mkfifo(3) goes through the umask.
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
         let file =
             OpenOptions::new().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path).unwrap();
         Self { file, path: path.to_owned() }

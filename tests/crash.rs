@@ -28,12 +28,20 @@ fn killed_at(runtime: &Command, at: usize) -> usize {
     let child = command.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0).spawn().unwrap();
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
     waitpid(pid, Some(WaitPidFlag::WUNTRACED)).unwrap();
-    ptrace::seize(pid, Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL | Options::PTRACE_O_TRACEEXEC).unwrap();
+    ptrace::seize(
+        pid,
+        Options::PTRACE_O_TRACESYSGOOD | Options::PTRACE_O_EXITKILL | Options::PTRACE_O_TRACEEXEC,
+    )
+    .unwrap();
     kill(pid, Signal::SIGCONT).unwrap();
     let (mut counting, mut stops) = (false, 0);
     loop {
         match waitpid(pid, Some(WaitPidFlag::__WALL)).unwrap() {
-            WaitStatus::Exited(..) | WaitStatus::Signaled(..) => return stops / 2,
+            WaitStatus::Exited(_, code) => {
+                assert!(at != usize::MAX || code == 0, "{runtime:?} ends with {code} when it is left alone");
+                return stops / 2;
+            }
+            WaitStatus::Signaled(_, signal, _) => panic!("{runtime:?} was ended by {signal}"),
             WaitStatus::PtraceEvent(_, _, event) => {
                 counting |= event == libc::PTRACE_EVENT_EXEC;
                 ptrace::syscall(pid, None).unwrap();
@@ -42,7 +50,10 @@ fn killed_at(runtime: &Command, at: usize) -> usize {
                 stops += usize::from(counting);
                 if counting && stops / 2 >= at {
                     kill(pid, Signal::SIGKILL).unwrap();
-                    while !matches!(waitpid(pid, Some(WaitPidFlag::__WALL)).unwrap(), WaitStatus::Signaled(..)) {}
+                    while !matches!(
+                        waitpid(pid, Some(WaitPidFlag::__WALL)).unwrap(),
+                        WaitStatus::Signaled(..)
+                    ) {}
                     return stops / 2;
                 }
                 ptrace::syscall(pid, None).unwrap();
@@ -62,7 +73,8 @@ fn members(id: &str) -> Vec<i32> {
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter(|pid: &i32| {
-            fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| text.contains(&format!("/{id}\n")))
+            fs::read_to_string(format!("/proc/{pid}/cgroup"))
+                .is_ok_and(|text| text.contains(&format!("/{id}\n")))
         })
         .collect()
 }

@@ -58,18 +58,7 @@ fn exec_flags_change_the_process() {
     let Some(b) = bundle(FOREVER) else { return };
     let b = b.with(|c| c["process"]["env"] = json!(["PATH=/bin", "A=1"]));
     let c = b.start();
-    let flags = [
-        "--env",
-        "A=2",
-        "--env=B=3",
-        "--user",
-        "1000:1001",
-        "-g", "5",
-        "-g",
-        "6",
-        "--cwd",
-        "/data",
-    ];
+    let flags = ["--env", "A=2", "--env=B=3", "--user", "1000:1001", "-g", "5", "-g", "6", "--cwd", "/data"];
     let said = c.exec(&flags, &["sh", "-c", "echo $A $B; id -u; id -g; id -G; pwd"]).ok();
     assert_eq!(said.out, "2 3\n1000\n1001\n1001 5 6\n/data\n");
 }

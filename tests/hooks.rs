@@ -116,7 +116,7 @@ fn a_hook_has_exactly_its_environment() {
         b.say_command(b.launch_command("create", &[], &b.id).env("SECRET", "x")).ok();
         let text = fs::read_to_string(b.root("env")).unwrap();
         // The shell adds what it keeps itself.
-        let own = ["PWD=", "SHLVL=", "OLDPWD=", "_="];
+        let own = ["PWD=", "SHLVL=", "OLDPWD=", "_=", "PATH="];
         let mut left: Vec<_> =
             text.split('\0').filter(|l| !l.is_empty() && !own.iter().any(|o| l.starts_with(o))).collect();
         left.sort_unstable();
@@ -221,8 +221,7 @@ fn a_hook_that_is_missing_is_named() {
 fn create_container_hooks_see_the_containers_namespaces() {
     let Some(b) = bundle(FOREVER) else { return };
     let file = place(&b, "createContainer", "ns");
-    let b =
-        with_hook(b, "createContainer", &format!("readlink /proc/self/ns/uts > {file}"));
+    let b = with_hook(b, "createContainer", &format!("readlink /proc/self/ns/uts > {file}"));
     let file = place(&b, "createRuntime", "host");
     let b = with_hook(b, "createRuntime", &format!("readlink /proc/self/ns/mnt > {file}"));
     let c = b.create();

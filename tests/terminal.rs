@@ -55,7 +55,9 @@ fn read_until(master: &mut File, done: impl Fn(&str) -> bool) -> String {
         let mut part = [0; 1024];
         match master.read(&mut part) {
             Ok(count) => text.extend(&part[..count]),
-            Err(e) if e.raw_os_error() == Some(libc::EIO) => return String::from_utf8_lossy(&text).into_owned(),
+            Err(e) if e.raw_os_error() == Some(libc::EIO) => {
+                return String::from_utf8_lossy(&text).into_owned();
+            }
             Err(e) => panic!("{e}"),
         }
     }
@@ -65,10 +67,10 @@ fn read_until(master: &mut File, done: impl Fn(&str) -> bool) -> String {
 fn the_console_socket_gets_one_descriptor_with_the_configured_size() {
     let Some(b) = terminal("tty; stty size; echo answer: $(cat)") else { return };
     let listener = UnixListener::bind(b.scratch().join("console")).unwrap();
-    b.try_create(&["--console-socket", "console"]).ok();
+    b.try_create(&["--console-socket", b.scratch().join("console").to_str().unwrap()]).ok();
     let master = receive(&listener);
     let now = size(master.as_fd()).unwrap();
-    assert_eq!((now.rows, now.columns), (33, 99));
+    assert_eq!((now.height, now.width), (33, 99));
     b.say(&["start", &b.id]).ok();
     let mut master = File::from(master);
     read_until(&mut master, |text| text.contains("33 99"));
@@ -79,11 +81,13 @@ fn the_console_socket_gets_one_descriptor_with_the_configured_size() {
 
 #[test]
 fn the_terminal_is_the_controlling_one_and_lies_on_dev_console() {
-    let Some(b) = terminal("tty; echo x > /dev/tty && echo controlling; test -c /dev/console && echo console") else {
+    let Some(b) =
+        terminal("tty; echo x > /dev/tty && echo controlling; test -c /dev/console && echo console")
+    else {
         return;
     };
     let listener = UnixListener::bind(b.scratch().join("console")).unwrap();
-    b.try_create(&["--console-socket", "console"]).ok();
+    b.try_create(&["--console-socket", b.scratch().join("console").to_str().unwrap()]).ok();
     let mut master = File::from(receive(&listener));
     b.say(&["start", &b.id]).ok();
     let text = read_until(&mut master, |text| text.contains("\nconsole"));
@@ -123,10 +127,11 @@ struct Session {
 
 impl Session {
     fn start(runtime: &Command) -> Self {
-        let master = OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/ptmx").unwrap();
+        let master =
+            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/ptmx").unwrap();
         unlock(master.as_fd()).unwrap();
         assert!(number(master.as_fd()).is_ok());
-        set_size(master.as_fd(), Size { rows: 41, columns: 123 }).unwrap();
+        set_size(master.as_fd(), Size { height: 41, width: 123 }).unwrap();
         let slave = File::from(peer(master.as_fd()).unwrap());
         let mut command = Command::new("busybox");
         command.args(["setsid", "-c"]).arg(runtime.get_program()).args(runtime.get_args());
@@ -167,14 +172,15 @@ fn run_on_a_terminal_follows_its_size() {
     let _hold = b.fifo("hold");
     let mut session = Session::start(&b.launch_command("run", &[], &b.id));
     read_until(&mut session.master, |text| text.contains("ready"));
-    set_size(session.master.as_fd(), Size { rows: 20, columns: 66 }).unwrap();
+    set_size(session.master.as_fd(), Size { height: 20, width: 66 }).unwrap();
     let (text, code) = session.end();
     assert!(text.contains("20 66") && code == 0, "{text:?}");
 }
 
 #[test]
 fn control_c_goes_to_the_container() {
-    let Some((_b, mut session)) = foreground("trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 1000; done")
+    let Some((_b, mut session)) =
+        foreground("trap 'echo caught; exit 5' INT; echo ready; while :; do sleep 1000; done")
     else {
         return;
     };
@@ -198,7 +204,8 @@ fn what_is_typed_arrives_once_and_echoes_once() {
 fn exec_with_a_terminal_has_one_of_its_own() {
     let Some(b) = bundle("exec sleep 1000") else { return };
     let c = b.start();
-    let mut session = Session::start(&b.command(&["exec", "-t", &c.id, "sh", "-c", "tty; stty size; exit 9"]));
+    let mut session =
+        Session::start(&b.command(&["exec", "-t", &c.id, "sh", "-c", "tty; stty size; exit 9"]));
     let (text, code) = session.end();
     assert!(text.contains("/dev/pts/0") && text.contains("41 123"), "{text:?}");
     assert_eq!(code, 9);
@@ -216,7 +223,8 @@ fn a_detached_exec_sends_its_terminal_to_the_console_socket() {
     let Some(b) = bundle("exec sleep 1000") else { return };
     let c = b.start();
     let listener = UnixListener::bind(b.scratch().join("console")).unwrap();
-    let flags = ["--tty", "--detach", "--console-socket", "console"];
+    let socket = b.scratch().join("console");
+    let flags = ["--tty", "--detach", "--console-socket", socket.to_str().unwrap()];
     c.exec(&flags, &["sh", "-c", "tty; sleep 1000"]).ok();
     let mut master = File::from(receive(&listener));
     read_until(&mut master, |text| text.contains("/dev/pts/0"));

@@ -1,6 +1,6 @@
 //! The runtime is killed at its k-th system call: a `delete --force` afterwards leaves nothing.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::let_underscore_must_use)]
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! Hooks: when each kind runs, what it is given, and what its failure does.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::let_underscore_must_use)]
 
 mod support;
 

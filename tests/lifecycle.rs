@@ -1,6 +1,6 @@
 //! create, state, start, kill, delete, run, list, pause: what each does in each status.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::let_underscore_must_use)]
 
 mod support;
 

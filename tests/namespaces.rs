@@ -1,6 +1,6 @@
 //! Namespaces: made, joined, refused; user namespaces and time offsets.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::let_underscore_must_use)]
 
 mod support;
 

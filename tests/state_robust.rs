@@ -1,6 +1,6 @@
 //! state and list beside containers that are being made, half made or damaged.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::let_underscore_must_use)]
 
 mod support;
 

@@ -1,6 +1,6 @@
 //! Terminals: the console socket, the foreground with a real pty, exec with a tty.
 
-#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::let_underscore_must_use)]
 
 mod support;
 

@@ -22,6 +22,7 @@ const BUDGET: Duration = Duration::from_secs(12);
 const POINTS: usize = 60;
 
 /// Runs the command and kills it when it enters its `at`-th system call. Gives how many it made until its end.
+#[allow(clippy::zombie_processes, reason = "reaped by waitpid, as its tracer")]
 fn killed_at(runtime: &Command, at: usize) -> usize {
     // The shell stops itself, so that the tracer is there before the runtime's first instruction.
     let mut command = shell("kill -STOP $$; exec \"$@\"", runtime);
@@ -80,6 +81,7 @@ fn members(id: &str) -> Vec<i32> {
 }
 
 /// Kills `operation` at sampled system calls, each time on a fresh container that `prepare` made.
+#[allow(clippy::print_stderr, reason = "shown when the test fails: the moment that did it")]
 fn survive(prepare: impl Fn(&Bundle) -> Command) {
     if support::runtime().ends_with("runc") {
         skip("runc has many threads, which the tracer does not follow");

@@ -65,10 +65,10 @@ pub fn as_root() -> bool {
     root
 }
 
-/// A number that no other test of this machine uses now.
+/// A name that no other test of this machine has now, and that is no part of another one.
 pub fn unique(prefix: &str) -> String {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
-    format!("{prefix}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
+    format!("{prefix}{}-{}z", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed))
 }
 
 /// How a command ended and what it said.

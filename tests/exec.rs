@@ -1,0 +1,206 @@
+//! exec: what a second process of a container joins, takes from its flags, and answers.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::let_underscore_must_use)]
+
+mod support;
+
+use std::fs;
+
+use serde_json::json;
+use support::{bundle, cgroup_of, only_berth, status_field, wait_exit};
+
+const FOREVER: &str = "exec sleep 1000";
+
+#[test]
+fn exec_joins_every_namespace() {
+    let Some(b) = bundle(FOREVER) else { return };
+    let b = b.namespace("network", None).namespace("cgroup", None);
+    let c = b.start();
+    for name in ["pid", "mnt", "ipc", "uts", "net", "cgroup"] {
+        let said = c.exec(&[], &["readlink", &format!("/proc/self/ns/{name}")]).ok();
+        assert_eq!(said.out.trim(), support::namespace(c.pid, name));
+    }
+}
+
+#[test]
+fn exec_is_in_the_containers_cgroups() {
+    let Some(b) = bundle("while :; do read x < /hold; done") else { return };
+    let _hold = b.fifo("hold");
+    let c = b.start();
+    b.say(&["exec", "--detach", "--pid-file", "p", &c.id, "sleep", "1000"]).ok();
+    let pid = fs::read_to_string(b.scratch().join("p")).unwrap().parse().unwrap();
+    for name in ["memory", "pids", "devices", "freezer", "cpu", ""] {
+        assert_eq!(cgroup_of(pid, name), cgroup_of(c.pid, name), "{name}");
+    }
+}
+
+#[test]
+fn exec_has_the_containers_restrictions() {
+    let Some(b) = bundle(FOREVER) else { return };
+    let b = b.with(|c| {
+        c["process"]["rlimits"] = json!([{ "type": "RLIMIT_NOFILE", "soft": 77, "hard": 77 }]);
+        c["linux"]["seccomp"] = json!({
+            "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{ "names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 28 }],
+        });
+    });
+    let c = b.start();
+    let said = c.exec(&[], &["sh", "-c", "cat /proc/self/status; ulimit -n; mkdir /data/x"]);
+    let init = fs::read_to_string(format!("/proc/{}/status", c.pid)).unwrap();
+    for name in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs", "Seccomp"] {
+        assert_eq!(status_field(&said.out, name), status_field(&init, name), "{name}");
+    }
+    assert!(said.out.ends_with("\n77\n") && said.err.contains("No space left"), "{said:?}");
+}
+
+#[test]
+fn exec_flags_change_the_process() {
+    let Some(b) = bundle(FOREVER) else { return };
+    let b = b.with(|c| c["process"]["env"] = json!(["PATH=/bin", "A=1"]));
+    let c = b.start();
+    let flags = ["--env", "A=2", "--env=B=3", "--user", "1000:1001", "-g", "5", "-g", "6", "--cwd", "/data"];
+    let said = c.exec(&flags, &["sh", "-c", "echo $A $B; id -u; id -g; id -G; pwd"]).ok();
+    assert_eq!(said.out, "2 3\n1000\n1001\n1001 5 6\n/data\n");
+}
+
+#[test]
+fn options_end_at_the_id() {
+    let Some(b) = bundle(FOREVER) else { return };
+    let c = b.start();
+    assert_eq!(c.exec(&[], &["echo", "--env", "-t", "--", "x"]).ok().out, "--env -t -- x\n");
+}
+
+#[test]
+fn cap_adds_nothing_to_the_inheritable_set() {
+    let Some(b) = bundle(FOREVER) else { return };
+    let c = b.start();
+    let said = c.exec(&["--cap", "CAP_NET_RAW"], &["cat", "/proc/self/status"]).ok();
+    let bit = 1_u64 << 13;
+    let set = |name| u64::from_str_radix(&status_field(&said.out, name), 16).unwrap();
+    assert_eq!(set("CapInh"), 0);
+    assert_eq!(set("CapAmb"), 0);
+    for name in ["CapBnd", "CapEff", "CapPrm"] {
+        assert_ne!(set(name) & bit, 0, "{name}");
+    }
+}
+
+#[test]
+fn process_reads_the_whole_process_from_a_file() {
+    let Some(b) = bundle(FOREVER) else { return };
+    let c = b.start();
+    let process = json!({
+        "args": ["sh", "-c", "echo $A; id -u; pwd; cat /proc/self/status"], "env": ["PATH=/bin", "A=x"], "cwd": "/data",
+        "user": { "uid": 5, "gid": 6 },
+    });
+    fs::write(b.scratch().join("process.json"), process.to_string()).unwrap();
+    let said = c.say(&["exec", "--process", "process.json"]).ok();
+    assert_eq!(said.lines()[..3], ["x", "5", "/data"]);
+}
+
+#[test]
+fn a_user_that_is_no_number_is_refused() {
+    let Some(b) = bundle(FOREVER) else { return };
+    let c = b.start();
+    for user in ["1x", "4294967296", " 1", "0x10", "1:2:3", "bob", "-1", "1:", ":1", "4294967295"] {
+        if ["1:2:3", "-1", "1:", "4294967295", "4294967296"].contains(&user) && !support::is_berth() {
+            continue;
+        }
+        let said = c.exec(&[&format!("--user={user}")], &["echo", "ran"]);
+        assert!(said.code != 0 && said.out.is_empty(), "{user:?}: {said:?}");
+    }
+}
+
+#[test]
+fn exec_gives_the_exit_code_or_128_and_the_signal() {
+    let Some(b) = bundle(FOREVER) else { return };
+    let c = b.start();
+    for code in [0, 1, 42, 255] {
+        assert_eq!(c.exec(&[], &["sh", "-c", &format!("exit {code}")]).code, code);
+    }
+    assert_eq!(c.exec(&[], &["sh", "-c", "kill -TERM $$"]).code, 143);
+    assert_eq!(c.exec(&[], &["sh", "-c", "kill -KILL $$"]).code, 137);
+}
+
+#[test]
+fn a_program_that_can_not_run_gives_255_and_the_text() {
+    let Some(b) = bundle(FOREVER) else { return };
+    let c = b.start();
+    for (program, text) in [
+        ("nothing-such", "executable file not found in $PATH"),
+        ("/no/such", "no such file or directory"),
+        ("/etc/passwd", "permission denied"),
+    ] {
+        c.exec(&["--pid-file", "p"], &[program]).fails(255, text);
+        assert!(!b.scratch().join("p").exists(), "conmon takes the pid file for success");
+    }
+    assert_eq!(c.status(), "running");
+}
+
+#[test]
+fn exec_in_a_stopped_container_is_refused() {
+    let Some(b) = bundle("true") else { return };
+    let c = b.start();
+    c.end();
+    c.exec(&[], &["true"]).fails(255, "cannot exec in a stopped container");
+}
+
+#[test]
+fn exec_in_a_created_container_works() {
+    let Some(b) = bundle(FOREVER) else { return };
+    assert_eq!(b.create().exec(&[], &["echo", "x"]).ok().out, "x\n");
+}
+
+#[test]
+fn a_detached_exec_returns_and_its_process_stays() {
+    let Some(b) = bundle(FOREVER) else { return };
+    let c = b.start();
+    c.exec(&["--detach", "--pid-file", "p"], &["sleep", "1000"]);
+    // The id stands before the command: the flags above come first.
+    let text = fs::read_to_string(b.scratch().join("p")).unwrap();
+    assert!(text.bytes().all(|x| x.is_ascii_digit()), "{text:?}");
+    let pid: i32 = text.parse().unwrap();
+    assert_eq!(support::namespace(pid, "pid"), support::namespace(c.pid, "pid"));
+    c.say(&["delete", "--force"]).ok();
+    wait_exit(pid);
+}
+
+#[test]
+fn two_hundred_at_once_without_a_loss() {
+    let Some(b) = bundle(FOREVER) else { return };
+    let c = b.start();
+    let mut all: Vec<_> = (0..200)
+        .map(|i| {
+            let line = format!("echo {i}; exit {}", i % 100);
+            support::Running::start(&mut b.command(&["exec", &c.id, "sh", "-c", &line]), b.scratch())
+        })
+        .collect();
+    for (i, running) in all.iter_mut().enumerate() {
+        let said = running.end();
+        assert_eq!((said.out.trim(), said.code), (i.to_string().as_str(), (i % 100) as i32), "{said:?}");
+    }
+    assert_eq!(c.status(), "running");
+}
+
+#[test]
+fn a_sub_cgroup_outside_of_the_containers_is_refused() {
+    let Some(b) = bundle(FOREVER) else { return };
+    let c = b.start();
+    let said = c.exec(&["--cgroup", "../../"], &["true"]);
+    assert_ne!(said.code, 0, "{said:?}");
+}
+
+#[test]
+fn ignore_paused_runs_after_the_thaw() {
+    let Some(b) = bundle(FOREVER) else { return };
+    if !only_berth("takes part in its cgroup before the freezer lets go") {
+        return;
+    }
+    let c = b.start();
+    c.say(&["pause"]).ok();
+    let mut running = support::Running::start(
+        &mut b.command(&["exec", "--ignore-paused", &c.id, "echo", "x"]),
+        b.scratch(),
+    );
+    c.say(&["resume"]).ok();
+    assert_eq!(running.end().ok().out, "x\n");
+}

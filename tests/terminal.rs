@@ -1,0 +1,238 @@
+//! Terminals: the console socket, the foreground with a real pty, exec with a tty.
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::let_underscore_must_use)]
+
+mod support;
+
+use std::fs::{File, OpenOptions};
+use std::io::{IoSliceMut, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
+use std::process::{Child, Command};
+
+use berth::sys::terminal::{Size, number, peer, set_size, size, unlock};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use serde_json::json;
+use support::{Bundle, DEADLINE, bundle, child_ended, only_berth, readable};
+
+fn terminal(script: &str) -> Option<Bundle> {
+    Some(bundle(script)?.with(|c| {
+        c["process"]["terminal"] = json!(true);
+        c["process"]["consoleSize"] = json!({ "height": 33, "width": 99 });
+    }))
+}
+
+/// Accepts one connection and takes the one descriptor that its one message may hold.
+fn receive(listener: &UnixListener) -> OwnedFd {
+    assert!(readable(listener.as_fd(), DEADLINE), "nobody connects");
+    let (mut stream, _) = listener.accept().unwrap();
+    let mut payload = [0; 4096];
+    let mut space = nix::cmsg_space!([RawFd; 4]);
+    let mut parts = [IoSliceMut::new(&mut payload)];
+    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(&mut space), flags).unwrap();
+    assert!((1..4096).contains(&message.bytes), "a message without text loses its descriptor");
+    let controls: Vec<_> = message.cmsgs().unwrap().collect();
+    let [ControlMessageOwned::ScmRights(fds)] = controls.as_slice() else { panic!("{controls:?}") };
+    let [fd] = fds.as_slice() else { panic!("{fds:?}") };
+    let master = berth::sys::descriptors::inherited(*fd).unwrap();
+    let mut rest = Vec::new();
+    stream.read_to_end(&mut rest).unwrap();
+    assert!(rest.is_empty(), "one message only: {rest:?}");
+    master
+}
+
+/// Reads from a master until `done` says so or all slaves are closed.
+fn read_until(master: &mut File, done: impl Fn(&str) -> bool) -> String {
+    let mut text = Vec::new();
+    loop {
+        let so_far = String::from_utf8_lossy(&text).into_owned();
+        if done(&so_far) {
+            return so_far;
+        }
+        assert!(readable(master.as_fd(), DEADLINE), "only {so_far:?} arrived");
+        let mut part = [0; 1024];
+        match master.read(&mut part) {
+            Ok(count) => text.extend(&part[..count]),
+            Err(e) if e.raw_os_error() == Some(libc::EIO) => {
+                return String::from_utf8_lossy(&text).into_owned();
+            }
+            Err(e) => panic!("{e}"),
+        }
+    }
+}
+
+#[test]
+fn the_console_socket_gets_one_descriptor_with_the_configured_size() {
+    let Some(b) = terminal("tty; stty size; echo answer: $(cat)") else { return };
+    let listener = UnixListener::bind(b.scratch().join("console")).unwrap();
+    b.try_create(&["--console-socket", b.scratch().join("console").to_str().unwrap()]).ok();
+    let master = receive(&listener);
+    let now = size(master.as_fd()).unwrap();
+    assert_eq!((now.height, now.width), (33, 99));
+    b.say(&["start", &b.id]).ok();
+    let mut master = File::from(master);
+    read_until(&mut master, |text| text.contains("33 99"));
+    master.write_all(b"word\n\x04").unwrap();
+    let text = read_until(&mut master, |text| text.contains("answer: word"));
+    assert!(text.contains("answer: word"), "{text:?}");
+}
+
+#[test]
+fn the_terminal_is_the_controlling_one_and_lies_on_dev_console() {
+    let Some(b) =
+        terminal("tty; echo x > /dev/tty && echo controlling; test -c /dev/console && echo console")
+    else {
+        return;
+    };
+    let listener = UnixListener::bind(b.scratch().join("console")).unwrap();
+    b.try_create(&["--console-socket", b.scratch().join("console").to_str().unwrap()]).ok();
+    let mut master = File::from(receive(&listener));
+    b.say(&["start", &b.id]).ok();
+    let text = read_until(&mut master, |text| text.contains("\nconsole"));
+    assert!(text.contains("/dev/pts/0") && text.contains("controlling"), "{text:?}");
+}
+
+#[test]
+fn a_terminal_without_a_console_socket_is_refused() {
+    let Some(b) = terminal("true") else { return };
+    for operation in ["create", "run"] {
+        let flags: &[&str] = if operation == "run" { &["--detach"] } else { &[] };
+        assert_eq!(b.launching(operation, flags, &b.id).end().code, 1);
+        b.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_console_socket_without_a_terminal_is_refused() {
+    let Some(b) = bundle("true") else { return };
+    let _listener = UnixListener::bind(b.scratch().join("console")).unwrap();
+    assert_eq!(b.try_create(&["--console-socket", "console"]).code, 1);
+    b.assert_nothing_left();
+}
+
+#[test]
+fn a_console_socket_that_is_missing_is_an_error_that_leaves_nothing() {
+    let Some(b) = terminal("true") else { return };
+    b.try_create(&["--console-socket", "missing"]).fails(1, "no such file or directory");
+    b.assert_nothing_left();
+}
+
+/// The runtime on a terminal of its own.
+struct Session {
+    master: File,
+    child: Child,
+}
+
+impl Session {
+    fn start(runtime: &Command) -> Self {
+        let master =
+            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/ptmx").unwrap();
+        unlock(master.as_fd()).unwrap();
+        assert!(number(master.as_fd()).is_ok());
+        set_size(master.as_fd(), Size { height: 41, width: 123 }).unwrap();
+        let slave = File::from(peer(master.as_fd()).unwrap());
+        let mut command = Command::new("busybox");
+        command.args(["setsid", "-c"]).arg(runtime.get_program()).args(runtime.get_args());
+        command.current_dir(runtime.get_current_dir().unwrap());
+        command.stdin(slave.try_clone().unwrap()).stdout(slave.try_clone().unwrap()).stderr(slave);
+        let child = command.spawn().unwrap();
+        Self { master, child }
+    }
+
+    fn end(&mut self) -> (String, i32) {
+        let text = read_until(&mut self.master, |_| false);
+        assert!(child_ended(&self.child, DEADLINE));
+        (text, self.child.wait().unwrap().code().unwrap())
+    }
+}
+
+fn foreground(script: &str) -> Option<(Bundle, Session)> {
+    let b = terminal(script)?.with(|c| {
+        c["process"].as_object_mut().unwrap().remove("consoleSize");
+    });
+    let session = Session::start(&b.launch_command("run", &[], &b.id));
+    Some((b, session))
+}
+
+#[test]
+fn run_on_a_terminal_has_its_size_before_the_first_output_and_its_exit_code() {
+    let Some((b, mut session)) = foreground("stty size; tty; exit 7") else { return };
+    let (text, code) = session.end();
+    assert!(text.contains("/dev/pts/0"), "{text:?}");
+    assert_eq!(code, 7);
+    if only_berth("runc 1.1 sets it while the program runs") {
+        assert!(text.starts_with("41 123"), "{text:?}");
+    }
+    b.assert_nothing_left();
+}
+
+#[test]
+fn run_on_a_terminal_follows_its_size() {
+    let script = "trap 'stty size' WINCH; trap 'exit 4' INT; echo ready; while :; do read x < /hold; done";
+    let Some(b) = terminal(script) else { return };
+    let _hold = b.fifo("hold");
+    let mut session = Session::start(&b.launch_command("run", &[], &b.id));
+    read_until(&mut session.master, |text| text.contains("ready"));
+    set_size(session.master.as_fd(), Size { height: 20, width: 66 }).unwrap();
+    read_until(&mut session.master, |text| text.contains("20 66"));
+    session.master.write_all(b"\x03").unwrap();
+    assert_eq!(session.end().1, 4);
+}
+
+#[test]
+fn control_c_goes_to_the_container() {
+    // A builtin that waits: a signal to a shell that is just forking could be lost.
+    let script = "trap 'echo caught; exit 5' INT; echo ready; while :; do read x < /hold; done";
+    let Some(b) = terminal(script) else { return };
+    let _hold = b.fifo("hold");
+    let mut session = Session::start(&b.launch_command("run", &[], &b.id));
+    read_until(&mut session.master, |text| text.contains("ready"));
+    session.master.write_all(b"\x03").unwrap();
+    let (text, code) = session.end();
+    assert!(text.contains("caught") && code == 5, "{text:?} {code}");
+}
+
+#[test]
+fn what_is_typed_arrives_once_and_echoes_once() {
+    let Some((_b, mut session)) = foreground("echo ready; read x; echo got:$x") else { return };
+    read_until(&mut session.master, |text| text.contains("ready"));
+    session.master.write_all(b"word\r").unwrap();
+    let (text, _) = session.end();
+    assert_eq!(text.matches("word").count(), 2, "{text:?}");
+    assert!(text.contains("got:word"), "{text:?}");
+}
+
+#[test]
+fn exec_with_a_terminal_has_one_of_its_own() {
+    let Some(b) = bundle("exec sleep 1000") else { return };
+    let c = b.start();
+    let mut session =
+        Session::start(&b.command(&["exec", "-t", &c.id, "sh", "-c", "tty; stty size; exit 9"]));
+    let (text, code) = session.end();
+    assert!(text.contains("/dev/pts/0"), "{text:?}");
+    assert_eq!(code, 9);
+    if only_berth("runc 1.1 sets the size while the program runs") {
+        assert!(text.contains("41 123"), "{text:?}");
+    }
+}
+
+#[test]
+fn exec_without_a_terminal_has_none() {
+    let Some(b) = bundle("exec sleep 1000") else { return };
+    let c = b.start();
+    assert!(c.exec(&[], &["tty"]).out.contains("not a tty"));
+}
+
+#[test]
+fn a_detached_exec_sends_its_terminal_to_the_console_socket() {
+    let Some(b) = bundle("exec sleep 1000") else { return };
+    let c = b.start();
+    let listener = UnixListener::bind(b.scratch().join("console")).unwrap();
+    let socket = b.scratch().join("console");
+    let flags = ["--tty", "--detach", "--console-socket", socket.to_str().unwrap()];
+    c.exec(&flags, &["sh", "-c", "tty; sleep 1000"]).ok();
+    let mut master = File::from(receive(&listener));
+    read_until(&mut master, |text| text.contains("/dev/pts/0"));
+}

@@ -1,8 +1,7 @@
 //! The command line: an argument vector becomes one operation, or a [`Stop`] that says what to print.
 //!
-//! It is runc's command line, with crun's extras and a few commands of our own. [`argv`] reads it as Go programs do,
-//! [`commands`] is the table, [`read`] turns clap's findings into [`crate::options`]. Only the command that was asked
-//! for is built: a `state` must not pay for the others.
+//! It is runc's command line, with crun's extras and a few commands of our own. [`commands`] is the table, [`argv`]
+//! takes the vector apart by it as Go programs do, [`read`] turns the parts into [`crate::options`].
 
 mod argv;
 mod commands;
@@ -11,18 +10,17 @@ mod completion;
 mod engines;
 mod read;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 
 use anyhow::anyhow;
-use clap::Command;
+use clap::error::ContextKind;
 
 pub use completion::completion;
 
 use crate::error::hinted;
-use crate::options::{GlobalOptions, Invocation, check_root};
-use argv::{Argv, Options};
-use commands::Entry;
-use read::Found;
+use crate::options::{GlobalOptions, Invocation, Operation, check_root};
+use argv::Argv;
+use commands::{Entry, GLOBAL};
 
 /// The exit code for a command that does not exist, as runc has it.
 const UNKNOWN_COMMAND: u8 = 3;
@@ -62,24 +60,21 @@ impl Stop {
 /// Understands an argument vector, whose first element is the program's name. Reads nothing else: no environment, no
 /// files.
 pub fn parse(args: impl Iterator<Item = OsString>) -> Result<Invocation, Box<Stop>> {
-    let definition = commands::globals();
-    let usage = |why: &str| Box::new(Stop::usage(why, &commands::overview()));
-    let split = argv::split(&definition, Options::First, args.skip(1)).map_err(|why| usage(&why))?;
-    if split.help {
+    let usage = |why: String| Box::new(Stop::usage(&why, &commands::overview()));
+    let mut argv = argv::split(&GLOBAL, args.skip(1)).map_err(usage)?;
+    if argv.flag("help") == Some(true) {
         return Err(Box::new(Stop::answer(commands::overview())));
     }
-    let (found, mut rest) = found(definition, split, Positional::Apart).map_err(|why| usage(&why))?;
-    if found.matches.get_flag("version") {
+    check_options(&GLOBAL, &argv).map_err(usage)?;
+    if argv.flag("version") == Some(true) {
         return Err(Box::new(Stop::answer(version())));
     }
-    let global = read::globals(found).map_err(|why| usage(&why))?;
+    let global = read::globals(&mut argv).map_err(usage)?;
     if let Some(root) = &global.root {
         check_root(root).map_err(|error| Box::new(Stop::error(error, 1).with(global.clone())))?;
     }
-    if rest.is_empty() {
-        return Err(Box::new(Stop::answer(commands::overview())));
-    }
-    let name = rest.remove(0);
+    let mut rest = argv.arguments.into_iter();
+    let Some(name) = rest.next() else { return Err(Box::new(Stop::answer(commands::overview()))) };
     match operation(&name, rest) {
         Ok(operation) => Ok(Invocation { global, operation }),
         Err(stop) => Err(Box::new(stop.with(global))),
@@ -99,23 +94,33 @@ pub fn version() -> String {
 }
 
 /// Understands the arguments of one command.
-fn operation(name: &OsString, args: Vec<OsString>) -> Result<crate::options::Operation, Stop> {
+fn operation(name: &OsStr, args: impl Iterator<Item = OsString>) -> Result<Operation, Stop> {
+    let mut args = args;
     if name == "help" {
-        return Err(help_of(args.first()));
+        return Err(help_of(args.next()));
     }
     let entry = entry(name)?;
-    let definition = entry.command();
-    let usage = |why: &str| Stop::usage(why, &help(entry));
-    let split = argv::split(&definition, entry.options, args.into_iter()).map_err(|why| usage(&why))?;
-    if split.help {
+    let usage = |why: String| Stop::usage(&why, &help(entry));
+    let argv = argv::split(entry, args).map_err(usage)?;
+    if argv.flag("help") == Some(true) {
         return Err(Stop::answer(help(entry)));
     }
-    let (found, _) = found(definition, split, Positional::Defined).map_err(|why| usage(&why))?;
-    read::operation(entry.name, found).map_err(|why| usage(&why))
+    check_options(entry, &argv).map_err(usage)?;
+    argv.check_arguments(entry).map_err(usage)?;
+    read::operation(entry.name, argv).map_err(usage)
+}
+
+/// Fails on an option that does not exist, and asks clap which one may have been meant.
+fn check_options(entry: &Entry, argv: &Argv) -> Result<(), String> {
+    let Some(unknown) = &argv.unknown else { return Ok(()) };
+    let error = entry.command().no_binary_name(true).try_get_matches_from([unknown]).err();
+    let tip = error.as_ref().and_then(|error| error.get(ContextKind::SuggestedArg));
+    let tip = tip.map(|meant| format!("; was {meant} meant?")).unwrap_or_default();
+    Err(format!("unknown option {}{tip}", unknown.to_string_lossy()))
 }
 
 /// The table's line of a command.
-fn entry(name: &OsString) -> Result<&'static Entry, Stop> {
+fn entry(name: &OsStr) -> Result<&'static Entry, Stop> {
     commands::entries().find(|entry| name == entry.name).ok_or_else(|| {
         let why = format!("unknown command {:?}", name.to_string_lossy());
         Stop::error(hinted(why, "\"berth help\" lists the commands"), UNKNOWN_COMMAND)
@@ -126,50 +131,17 @@ fn help(entry: &Entry) -> String {
     entry.command().render_help().to_string()
 }
 
-fn help_of(name: Option<&OsString>) -> Stop {
-    match name.map(entry) {
+fn help_of(name: Option<OsString>) -> Stop {
+    match name.as_deref().map(entry) {
         None => Stop::answer(commands::overview()),
         Some(Ok(entry)) => Stop::answer(help(entry)),
         Some(Err(stop)) => stop,
     }
 }
 
-/// What becomes of positional arguments.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Positional {
-    /// The definition names them.
-    Defined,
-    /// They are somebody else's and returned.
-    Apart,
-}
-
-/// Lets clap check and sort what was taken apart.
-fn found(definition: Command, split: Argv, positional: Positional) -> Result<(Found, Vec<OsString>), String> {
-    let mut args = split.options;
-    let mut apart = split.positional;
-    if positional == Positional::Defined && !apart.is_empty() {
-        args.push("--".into());
-        args.append(&mut apart);
-    }
-    match definition.try_get_matches_from(args) {
-        Ok(matches) => Ok((Found { matches, turned_off: split.turned_off }, apart)),
-        Err(error) => Err(reason(&error)),
-    }
-}
-
-/// clap's reason on one line, without its prefix and the usage that follows.
-fn reason(error: &clap::Error) -> String {
-    let text = error.to_string();
-    let text = text.strip_prefix("error: ").unwrap_or(&text);
-    let text = text.split("\n\nUsage:").next().unwrap_or(text);
-    let text = text.split("\n\nFor more information").next().unwrap_or(text);
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::options::Operation;
 
     fn stop(line: &str) -> Stop {
         let args = std::iter::once("berth").chain(line.split_whitespace()).map(OsString::from);
@@ -204,30 +176,30 @@ mod tests {
     #[test]
     fn usage_errors_say_why_and_show_the_help() {
         let table = [
-            ("--nosuch", "'--nosuch'"),
-            ("-bundle", "'--bundle'"),
+            ("--nosuch", "--nosuch"),
+            ("-bundle", "--bundle"),
             ("--root", "flag needs an argument: --root"),
             ("--debug=maybe list", "\"maybe\""),
-            ("--log-format xml list", "'xml'"),
-            ("--log-level loud list", "'loud'"),
+            ("--log-format xml list", "\"xml\""),
+            ("--log-level loud list", "\"loud\""),
             ("--rootless=perhaps list", "\"perhaps\""),
             ("state", "<ID>"),
-            ("state a b", "'b'"),
-            ("state --nosuch a", "'--nosuch'"),
-            ("state a --nosuch", "'--nosuch'"),
+            ("state a b", "\"b\""),
+            ("state --nosuch a", "--nosuch"),
+            ("state a --nosuch", "--nosuch"),
             ("create --bundle", "flag needs an argument: --bundle"),
             ("create a --pid-file", "flag needs an argument: --pid-file"),
-            ("run --preserve-fds x a", "'x'"),
-            ("run --preserve-fds -1 a", "'-1'"),
-            ("run --bundel x a", "'--bundle'"),
-            ("list -f xml", "'xml'"),
-            ("features x", "'x'"),
+            ("run --preserve-fds x a", "\"x\""),
+            ("run --preserve-fds -1 a", "\"-1\""),
+            ("run --bundel x a", "was --bundle meant"),
+            ("list -f xml", "\"xml\""),
+            ("features x", "\"x\""),
             ("kill", "<ID>"),
             ("kill web BOGUS", "\"BOGUS\""),
             ("exec web", "needs a command"),
             ("exec --process f web ls", "not both"),
-            ("exec -g -3 web ls", "'-3'"),
-            ("completion tcsh", "'tcsh'"),
+            ("exec -g -3 web ls", "\"-3\""),
+            ("completion tcsh", "\"tcsh\""),
             ("delete --force", "<ID>"),
         ];
         for (line, why) in table {
@@ -282,9 +254,29 @@ mod tests {
                 "completion" => &["bash"],
                 _ => &["web"],
             };
-            let args = args.iter().map(OsString::from).collect();
-            assert!(operation(&OsString::from(entry.name), args).is_ok(), "{}", entry.name);
+            let args = args.iter().map(OsString::from);
+            assert!(operation(OsStr::new(entry.name), args).is_ok(), "{}", entry.name);
         }
+    }
+
+    #[test]
+    fn every_word_that_shells_complete_is_understood() {
+        let understood = |line: &[&str]| parse(line.iter().map(OsString::from)).is_ok();
+        for (option, words) in &GLOBAL.words() {
+            for word in *words {
+                assert!(understood(&["berth", option, word, "list"]), "{option} {word}");
+            }
+        }
+        for entry in commands::entries() {
+            for (option, words) in &entry.words() {
+                for word in *words {
+                    let line = ["berth", entry.name, option, word, "web"];
+                    let arguments = line.len() - usize::from(entry.arguments.is_empty());
+                    assert!(understood(&line[..arguments]), "{line:?}");
+                }
+            }
+        }
+        commands::tree().debug_assert();
     }
 
     #[test]

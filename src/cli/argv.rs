@@ -1,43 +1,28 @@
 //! Argument vectors as Go programs read them, because engines write them for runc: `-bundle DIR` as well as
-//! `--bundle=DIR`, flags with a value (`--debug=false`), options behind the container's ID.
-//!
-//! What comes out is plain enough for any parser: `--name=value` and `--name`, and the positional arguments apart. Which
-//! options there are and which of them take a value is read from the clap command, so there is one table.
+//! `--bundle=DIR`, flags with a value (`--debug=false`), options behind the container's ID. Letters that stand
+//! together (`-it`) are read as getopt(3) does, which Go's parser refuses.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
-use clap::{Arg, Command};
-
-/// Where options end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Options {
-    /// Anywhere: `run web --detach`.
-    Mixed,
-    /// At the first positional argument; the rest is somebody else's: `exec web ls -l`.
-    First,
-}
+use super::commands::{Count, Entry, Opt, Options};
 
 /// An argument vector that was taken apart.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Argv {
-    /// `--name=value` and `--name`; an option that does not exist stands here too.
-    pub options: Vec<OsString>,
-    /// Flags that were last given as `--name=false`.
-    pub turned_off: Vec<String>,
+    /// Options with a value, by their long names.
+    pub values: Vec<(&'static str, OsString)>,
+    /// Flags, by their long names, and whether they are on.
+    pub flags: Vec<(&'static str, bool)>,
     /// What is not an option, in order.
-    pub positional: Vec<OsString>,
-    /// Whether help was asked for.
-    pub help: bool,
+    pub arguments: Vec<OsString>,
+    /// The first option that does not exist, as `--name`.
+    pub unknown: Option<OsString>,
 }
 
 /// Takes an argument vector apart. Fails, with a text for people, on an option whose value is missing and on a flag
 /// whose value is not a truth value.
-pub(super) fn split(
-    command: &Command,
-    options: Options,
-    args: impl Iterator<Item = OsString>,
-) -> Result<Argv, String> {
+pub(super) fn split(entry: &Entry, args: impl Iterator<Item = OsString>) -> Result<Argv, String> {
     let mut argv = Argv::default();
     let mut args = args;
     while let Some(arg) = args.next() {
@@ -46,70 +31,80 @@ pub(super) fn split(
             break;
         }
         let Some(body) = bytes.strip_prefix(b"-").filter(|body| !body.is_empty()) else {
-            argv.positional.push(arg);
-            if options == Options::First {
+            argv.arguments.push(arg);
+            if entry.order == Options::First {
                 break;
             }
             continue;
         };
         let long = body.strip_prefix(b"-");
         let (name, value) = name_and_value(long.unwrap_or(body));
-        if let Some(option) = option(command, name) {
-            argv.take(option, value.map(OsString::from), &mut args)?;
-        } else if long.is_some() || !argv.take_cluster(command, body, &mut args)? {
-            argv.options.push(os_string(&[b"--", long.unwrap_or(body)]));
+        if let Some(option) = option(entry, name) {
+            argv.take(option, value.map(OsStr::from_bytes), &mut args)?;
+        } else if long.is_some() || !argv.take_letters(entry, body, &mut args)? {
+            argv.unknown.get_or_insert(OsString::from_vec([b"--", name].concat()));
         }
     }
-    argv.positional.extend(args);
+    argv.arguments.extend(args);
     Ok(argv)
 }
 
 impl Argv {
+    /// Whether a flag is on, if it was given.
+    pub fn flag(&self, name: &str) -> Option<bool> {
+        self.flags.iter().rfind(|(flag, _)| *flag == name).map(|(_, on)| *on)
+    }
+
+    /// Fails, with a text for people, when there are fewer or more arguments than the command takes.
+    pub fn check_arguments(&self, entry: &Entry) -> Result<(), String> {
+        let mut given = self.arguments.iter();
+        for argument in entry.arguments {
+            match argument.count {
+                Count::Rest => return Ok(()),
+                Count::AtMostOne => drop(given.next()),
+                Count::One if given.next().is_none() => {
+                    return Err(format!("{} needs <{}>", entry.name, argument.name));
+                }
+                Count::One => {}
+            }
+        }
+        match given.next() {
+            Some(extra) => Err(format!("unexpected argument {:?}", extra.to_string_lossy())),
+            None => Ok(()),
+        }
+    }
+
     /// Takes one option, and its value from the next argument where it needs one.
     fn take(
         &mut self,
-        option: &Arg,
-        value: Option<OsString>,
+        option: &'static Opt,
+        value: Option<&OsStr>,
         rest: &mut impl Iterator<Item = OsString>,
     ) -> Result<(), String> {
-        let name = option.get_long().unwrap_or_default();
-        if option.get_action().takes_values() {
-            let value =
-                value.or_else(|| rest.next()).ok_or_else(|| format!("flag needs an argument: --{name}"))?;
-            self.options.push(os_string(&[b"--", name.as_bytes(), b"=", value.as_bytes()]));
-            return Ok(());
-        }
-        let on = is_on(name, value.as_deref())?;
-        if name == "help" {
-            self.help = on;
-            return Ok(());
-        }
-        let given = os_string(&[b"--", name.as_bytes()]);
-        self.options.retain(|other| *other != given);
-        self.turned_off.retain(|other| other != name);
-        if on {
-            self.options.push(given);
+        let name = option.long;
+        if option.value.is_some() {
+            let value = value.map(OsStr::to_owned).or_else(|| rest.next());
+            self.values.push((name, value.ok_or_else(|| format!("flag needs an argument: --{name}"))?));
         } else {
-            self.turned_off.push(name.to_owned());
+            self.flags.push((name, is_on(name, value)?));
         }
         Ok(())
     }
 
-    /// Takes short options that stand together, the last one with its value: `-it`, `-qf json`, `-u1000`. Says no,
-    /// having taken nothing, when they are not that.
-    fn take_cluster(
+    /// Takes letters that stand together, the last one with its value: `-it`, `-qf json`, `-u1000`. Says no, having
+    /// taken nothing, when they are not that.
+    fn take_letters(
         &mut self,
-        command: &Command,
+        entry: &Entry,
         letters: &[u8],
         rest: &mut impl Iterator<Item = OsString>,
     ) -> Result<bool, String> {
-        let mut found: Vec<(&Arg, Option<OsString>)> = Vec::new();
+        let mut found: Vec<(&'static Opt, Option<&OsStr>)> = Vec::new();
         let mut left = letters;
         while let Some((letter, after)) = left.split_first() {
-            let Some(option) = option(command, &[*letter]) else { return Ok(false) };
-            if option.get_action().takes_values() {
-                let value = (!after.is_empty()).then(|| OsString::from_vec(after.to_vec()));
-                found.push((option, value));
+            let Some(option) = option(entry, &[*letter]) else { return Ok(false) };
+            if option.value.is_some() {
+                found.push((option, Some(after).filter(|after| !after.is_empty()).map(OsStr::from_bytes)));
                 break;
             }
             found.push((option, None));
@@ -139,20 +134,12 @@ pub(super) fn truth(value: &OsStr) -> Option<bool> {
     }
 }
 
-fn name_and_value(text: &[u8]) -> (&[u8], Option<&OsStr>) {
+fn name_and_value(text: &[u8]) -> (&[u8], Option<&[u8]>) {
     let mut parts = text.splitn(2, |byte| *byte == b'=');
-    (parts.next().unwrap_or_default(), parts.next().map(OsStr::from_bytes))
+    (parts.next().unwrap_or_default(), parts.next())
 }
 
 /// The option of that long name or letter.
-fn option<'a>(command: &'a Command, name: &[u8]) -> Option<&'a Arg> {
-    let name = std::str::from_utf8(name).ok()?;
-    let letter = name.chars().next().filter(|letter| letter.len_utf8() == name.len());
-    command
-        .get_arguments()
-        .find(|arg| arg.get_long() == Some(name) || (letter.is_some() && arg.get_short() == letter))
-}
-
-fn os_string(parts: &[&[u8]]) -> OsString {
-    OsString::from_vec(parts.concat())
+fn option(entry: &Entry, name: &[u8]) -> Option<&'static Opt> {
+    entry.option(std::str::from_utf8(name).ok()?)
 }

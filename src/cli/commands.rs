@@ -1,121 +1,409 @@
-//! Every command with its options and its help. One table, read by the parser, the help and the completion scripts.
+//! Every command with its options and its help: one table. Parsing reads it as it stands, because building clap's
+//! commands from it costs more than all the rest of a `state`; help, completion and suggestions are clap's.
 
-use std::ffi::OsString;
+use clap::{Arg, ArgAction, Command, ValueHint};
 
-use clap::builder::OsStringValueParser;
-use clap::{Arg, ArgAction, Command, ValueHint, value_parser};
-
-use super::argv::Options;
+/// Where options end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Options {
+    /// Anywhere: `run web --detach`.
+    Mixed,
+    /// At the first positional argument; the rest is somebody else's: `exec web ls -l`.
+    First,
+}
 
 /// One command.
+#[derive(Debug)]
 pub(super) struct Entry {
     /// As it is typed.
     pub name: &'static str,
     /// One line for the list of commands.
     pub about: &'static str,
     /// Where its options end.
-    pub options: Options,
-    /// Adds the options.
-    define: fn(Command) -> Command,
+    pub order: Options,
+    /// What it takes, in order.
+    pub arguments: &'static [Argument],
+    /// The options, in groups that commands share.
+    groups: &'static [&'static [Opt]],
     /// Lines below the options.
     examples: &'static str,
 }
 
-impl Entry {
-    const fn new(name: &'static str, about: &'static str, define: fn(Command) -> Command) -> Self {
-        Self { name, about, options: Options::Mixed, define, examples: "" }
+/// A positional argument.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Argument {
+    /// As the help shows it.
+    pub name: &'static str,
+    help: &'static str,
+    /// How often it stands.
+    pub count: Count,
+    /// What a shell completes.
+    pub complete: Complete,
+}
+
+/// How often an argument stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Count {
+    One,
+    AtMostOne,
+    /// Whatever is left.
+    Rest,
+}
+
+/// What a shell completes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Complete {
+    Nothing,
+    /// The IDs of the containers that are there.
+    Container,
+    Words(&'static [&'static str]),
+    Path,
+    Directory,
+}
+
+/// An option.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Opt {
+    /// The long name.
+    pub long: &'static str,
+    /// The short one.
+    pub short: Option<char>,
+    /// The value's name in the help; a flag has none.
+    pub value: Option<&'static str>,
+    help: &'static str,
+    complete: Complete,
+    repeated: bool,
+    hidden: bool,
+}
+
+impl Opt {
+    const fn flag(long: &'static str, help: &'static str) -> Self {
+        let complete = Complete::Nothing;
+        Self { long, short: None, value: None, help, complete, repeated: false, hidden: false }
     }
 
+    const fn value(long: &'static str, value: &'static str, help: &'static str) -> Self {
+        Self { value: Some(value), ..Self::flag(long, help) }
+    }
+
+    const fn path(long: &'static str, value: &'static str, help: &'static str) -> Self {
+        Self { complete: Complete::Path, ..Self::value(long, value, help) }
+    }
+
+    const fn list(long: &'static str, value: &'static str, help: &'static str) -> Self {
+        Self { repeated: true, ..Self::value(long, value, help) }
+    }
+
+    const fn words(self, words: &'static [&'static str]) -> Self {
+        Self { complete: Complete::Words(words), ..self }
+    }
+
+    const fn short(self, letter: char) -> Self {
+        Self { short: Some(letter), ..self }
+    }
+
+    const fn hidden(self) -> Self {
+        Self { hidden: true, ..self }
+    }
+
+    fn arg(&self) -> Arg {
+        let arg = Arg::new(self.long).long(self.long).help(self.help).hide(self.hidden);
+        let arg = match self.short {
+            Some(letter) => arg.short(letter),
+            None => arg,
+        };
+        match self.value {
+            None => arg.action(ArgAction::SetTrue),
+            Some(name) => {
+                let action = if self.repeated { ArgAction::Append } else { ArgAction::Set };
+                completed(arg.value_name(name).action(action), self.complete)
+            }
+        }
+    }
+}
+
+impl Argument {
+    fn arg(&self) -> Arg {
+        let arg = Arg::new(self.name).value_name(self.name).help(self.help);
+        let arg = match self.count {
+            Count::One => arg.required(true),
+            Count::AtMostOne => arg,
+            Count::Rest => arg.num_args(0..),
+        };
+        completed(arg, self.complete)
+    }
+}
+
+fn completed(arg: Arg, complete: Complete) -> Arg {
+    match complete {
+        Complete::Nothing | Complete::Container => arg.value_hint(ValueHint::Other),
+        Complete::Words(words) => arg.value_parser(words.to_vec()).hide_possible_values(true),
+        Complete::Path => arg.value_hint(ValueHint::AnyPath),
+        Complete::Directory => arg.value_hint(ValueHint::DirPath),
+    }
+}
+
+impl Entry {
+    const fn new(name: &'static str, about: &'static str) -> Self {
+        Self { name, about, order: Options::Mixed, arguments: &[], groups: &[], examples: "" }
+    }
+
+    const fn options(self, groups: &'static [&'static [Opt]]) -> Self {
+        Self { groups, ..self }
+    }
+
+    const fn arguments(self, arguments: &'static [Argument]) -> Self {
+        Self { arguments, ..self }
+    }
+
+    /// Its options end at the first argument.
     const fn options_first(self) -> Self {
-        Self { options: Options::First, ..self }
+        Self { order: Options::First, ..self }
     }
 
     const fn examples(self, examples: &'static str) -> Self {
         Self { examples, ..self }
     }
 
+    /// The option of that long name or letter.
+    pub fn option(&self, name: &str) -> Option<&'static Opt> {
+        let letter = name.chars().next().filter(|letter| letter.len_utf8() == name.len());
+        let known = |opt: &&Opt| opt.long == name || (letter.is_some() && opt.short == letter);
+        self.groups.iter().flat_map(|group| group.iter()).find(known).or(Some(&HELP).filter(known))
+    }
+
     /// Whether it takes the ID of a container that exists.
-    pub fn takes_id(&self) -> bool {
-        let known =
-            |arg: &Arg| arg.get_id() == "id" && arg.get_help().is_some_and(|help| help.to_string() == ID);
-        self.command().get_arguments().any(known)
+    pub fn takes_container(&self) -> bool {
+        self.arguments.iter().any(|argument| argument.complete == Complete::Container)
+    }
+
+    /// The options whose values are a few words, and the words.
+    #[cfg(test)]
+    pub fn words(&self) -> Vec<(String, &'static [&'static str])> {
+        let options = self.groups.iter().flat_map(|group| group.iter());
+        let words = options.filter_map(|option| match option.complete {
+            Complete::Words(words) => Some((format!("--{}", option.long), words)),
+            _ => None,
+        });
+        words.collect()
     }
 
     /// The clap command, without any other one.
     pub fn command(&self) -> Command {
+        let options = self.groups.iter().flat_map(|group| group.iter()).chain([&HELP]).map(Opt::arg);
+        let bin_name = if self.name == GLOBAL.name { String::new() } else { format!(" {}", self.name) };
         let command = Command::new(self.name)
-            .bin_name(["berth ", self.name].concat())
+            .bin_name(format!("{}{bin_name}", GLOBAL.name))
             .about(self.about)
-            .no_binary_name(true)
             .disable_help_flag(true)
-            .args_override_self(true)
-            .arg(help_flag());
-        let command = (self.define)(command);
+            .disable_version_flag(true)
+            .disable_help_subcommand(true)
+            .args(options)
+            .args(self.arguments.iter().map(Argument::arg));
         if self.examples.is_empty() { command } else { command.after_help(self.examples) }
     }
 }
 
-/// The help of the argument that names a container.
-pub(super) const ID: &str = "The container's ID";
+/// The options before the command.
+pub(super) static GLOBAL: Entry =
+    Entry::new("berth", "An OCI container runtime").options_first().options(&[&[
+        Opt::path("root", "DIR", "Where the containers' state is kept [default: /run/berth]"),
+        Opt::path("log", "FILE", "Log to FILE, journald: or syslog: [default: stderr]"),
+        Opt::value("log-format", "text|json", "How log lines are written [default: text]")
+            .words(&["text", "json"]),
+        Opt::value("log-level", "LEVEL", "Log this and what is graver: error, warning, info, debug")
+            .words(&["error", "warning", "warn", "info", "debug"]),
+        Opt::flag("debug", "Log everything"),
+        Opt::flag("systemd-cgroup", "Let systemd make the cgroup; cgroupsPath is slice:prefix:name"),
+        Opt::value("cgroup-manager", "WHO", "Who makes the cgroup: cgroupfs (default), systemd, disabled")
+            .words(&["cgroupfs", "systemd", "disabled"]),
+        Opt::value(
+            "rootless",
+            "WHEN",
+            "Go on without rights over cgroups: true, false, auto [default: auto]",
+        )
+        .words(&["true", "false", "auto"]),
+        Opt::flag("version", "Print the version").short('v'),
+    ]]);
+
+const HELP: Opt = Opt::flag("help", "Print this help").short('h');
+
+const CONTAINER: Argument =
+    Argument { name: "ID", help: "The container's ID", count: Count::One, complete: Complete::Container };
+
+const NEW_CONTAINER: Argument = Argument {
+    name: "ID",
+    help: "A name for the new container",
+    count: Count::One,
+    complete: Complete::Nothing,
+};
+
+const SIGNAL: Argument = Argument {
+    name: "SIGNAL",
+    help: "Number or name [default: TERM]",
+    count: Count::AtMostOne,
+    complete: Complete::Nothing,
+};
+
+const COMMAND: Argument = Argument {
+    name: "COMMAND",
+    help: "The command and its arguments",
+    count: Count::Rest,
+    complete: Complete::Nothing,
+};
+
+const PS_ARGS: Argument = Argument {
+    name: "ARGS",
+    help: "Options of ps(1) [default: -ef]",
+    count: Count::Rest,
+    complete: Complete::Nothing,
+};
+
+const SHELL: Argument = Argument {
+    name: "SHELL",
+    help: "bash, zsh or fish",
+    count: Count::One,
+    complete: Complete::Words(&["bash", "zsh", "fish"]),
+};
+
+const BUNDLE: &[Opt] = &[Opt {
+    complete: Complete::Directory,
+    ..Opt::value("bundle", "DIR", "The bundle's directory [default: .]").short('b')
+}];
+
+const CONFIG: Opt = Opt::path("config", "FILE", "Read FILE instead of the bundle's config.json");
+const CONSOLE_SOCKET: Opt =
+    Opt::path("console-socket", "SOCKET", "Send the terminal's master side to this socket");
+const DETACH: Opt = Opt::flag("detach", "Return once the process runs").short('d');
+const NO_SUBREAPER: Opt = Opt::flag("no-subreaper", "Do not adopt the orphans of the container");
+const PIDFD_SOCKET: Opt = Opt::path("pidfd-socket", "SOCKET", "Send a pidfd of the process to this socket");
+const PID_FILE: Opt = Opt::path("pid-file", "FILE", "Write the process id to FILE");
+
+const CREATE: &[Opt] = &[
+    CONFIG.short('f'),
+    PID_FILE,
+    CONSOLE_SOCKET,
+    PIDFD_SOCKET,
+    Opt::value("preserve-fds", "N", "Pass N more descriptors, after those of LISTEN_FDS"),
+    Opt::flag("no-pivot", "Move the root instead of pivot_root(2), for a root in RAM"),
+    Opt::flag("no-new-keyring", "Keep the caller's session keyring"),
+];
+
+const RUN: &[Opt] =
+    &[DETACH, Opt::flag("keep", "Keep the container after its end, until delete"), NO_SUBREAPER];
+
+const EXEC: &[Opt] = &[
+    Opt::flag("tty", "Give the process a terminal").short('t'),
+    DETACH,
+    Opt::value("user", "UID[:GID]", "Run as this user").short('u'),
+    Opt::list("additional-gids", "GID", "A further group; may be repeated").short('g'),
+    Opt::value("cwd", "DIR", "The working directory in the container"),
+    Opt::list("env", "NAME=VALUE", "Set an environment variable; may be repeated").short('e'),
+    Opt::list("cap", "CAP", "Add a capability; may be repeated").short('c'),
+    Opt::flag("no-new-privs", "The process cannot gain privileges"),
+    Opt::value("process-label", "LABEL", "The SELinux label"),
+    Opt::value("apparmor", "PROFILE", "The AppArmor profile"),
+    Opt::list("cgroup", "[CTRL:]PATH", "Run in an existing cgroup below the container's; may be repeated"),
+    Opt::path("process", "FILE", "Read the process from a JSON file instead of these options").short('p'),
+    PID_FILE,
+    CONSOLE_SOCKET,
+    PIDFD_SOCKET,
+    Opt::value("preserve-fds", "N", "Pass N more descriptors, after standard error"),
+    Opt::flag("ignore-paused", "Do not refuse a paused container"),
+    NO_SUBREAPER.hidden(),
+];
+
+const LISTING_FORMAT: Opt =
+    Opt::value("format", "table|json", "How to print [default: table]").short('f').words(&["table", "json"]);
+
+const CHECK: &[Opt] = &[
+    CONFIG,
+    Opt::flag("plan", "Also print what create would do on this host, without doing it"),
+    Opt::value("format", "text|json", "How to print [default: text]").short('f').words(&["text", "json"]),
+];
 
 /// The commands in the order and the groups of the help.
-pub(super) const GROUPS: &[(&str, &[Entry])] = &[
+pub(super) static COMMANDS: &[(&str, &[Entry])] = &[
     (
         "Containers",
         &[
-            Entry::new("run", "Create and start a container, and wait for its end", run).examples(
-                "Examples:\n  berth run web                      the bundle is the current directory\n  \
-                 berth run --bundle /srv/web web\n  \
-                 berth run --detach --pid-file web.pid web",
-            ),
-            Entry::new("create", "Create a container from a bundle, without starting it", create)
+            Entry::new("run", "Create and start a container, and wait for its end")
+                .arguments(&[NEW_CONTAINER])
+                .options(&[BUNDLE, CREATE, RUN])
+                .examples(
+                    "Examples:\n  berth run web                      the bundle is the current directory\n  \
+                     berth run --bundle /srv/web web\n  berth run --detach --pid-file web.pid web",
+                ),
+            // crun knows --no-subreaper for create too, which leaves nothing behind that could be adopted.
+            Entry::new("create", "Create a container from a bundle, without starting it")
+                .arguments(&[NEW_CONTAINER])
+                .options(&[BUNDLE, CREATE, &[NO_SUBREAPER.hidden()]])
                 .examples("Examples:\n  berth create --bundle /srv/web web && berth start web"),
-            Entry::new("start", "Start a created container", only_id),
-            Entry::new("exec", "Run a further command in a container", exec).options_first().examples(
-                "Examples:\n  berth exec web ls -l /\n  berth exec --tty web sh\n  \
-                 berth exec --user 1000:1000 --env LANG=C web id",
-            ),
-            Entry::new("kill", "Send a signal to a container", kill).examples(
-                "Examples:\n  berth kill web\n  berth kill web KILL               or 9, SIGKILL, kill",
-            ),
-            Entry::new("pause", "Freeze every process of a container", only_id),
-            Entry::new("resume", "Let a paused container go on", only_id),
-            Entry::new("delete", "Remove a container that has ended", delete).examples(
-                "Examples:\n  berth delete web\n  berth delete --force web           kill it first",
-            ),
+            Entry::new("start", "Start a created container").arguments(&[CONTAINER]),
+            Entry::new("exec", "Run a further command in a container")
+                .arguments(&[CONTAINER, COMMAND])
+                .options(&[EXEC])
+                .options_first()
+                .examples(
+                    "Examples:\n  berth exec web ls -l /\n  berth exec --tty web sh\n  \
+                     berth exec --user 1000:1000 --env LANG=C web id",
+                ),
+            Entry::new("kill", "Send a signal to a container")
+                .arguments(&[CONTAINER, SIGNAL])
+                .options(&[&[
+                    Opt::flag("all", "Signal every process; one that has ended is no error").short('a')
+                ]])
+                .examples(
+                    "Examples:\n  berth kill web\n  berth kill web KILL                or 9, SIGKILL, kill",
+                ),
+            Entry::new("pause", "Freeze every process of a container").arguments(&[CONTAINER]),
+            Entry::new("resume", "Let a paused container go on").arguments(&[CONTAINER]),
+            Entry::new("delete", "Remove a container that has ended")
+                .arguments(&[CONTAINER])
+                .options(&[&[
+                    Opt::flag("force", "Kill it if it runs; one that does not exist is no error").short('f')
+                ]])
+                .examples(
+                    "Examples:\n  berth delete web\n  berth delete --force web           kill it first",
+                ),
         ],
     ),
     (
         "What is there",
         &[
-            Entry::new("list", "List the containers", list)
+            Entry::new("list", "List the containers")
+                .options(&[&[LISTING_FORMAT, Opt::flag("quiet", "Only the IDs").short('q')]])
                 .examples("Examples:\n  berth list\n  berth list --quiet | xargs -rn1 berth delete --force"),
-            Entry::new("state", "Print a container's state as JSON", only_id),
-            Entry::new("ps", "List a container's processes", ps).options_first().examples(
-                "Examples:\n  berth ps web\n  berth ps web -o pid,ppid,args      any options of ps(1)",
-            ),
+            Entry::new("state", "Print a container's state as JSON").arguments(&[CONTAINER]),
+            Entry::new("ps", "List a container's processes")
+                .arguments(&[CONTAINER, PS_ARGS])
+                .options(&[&[LISTING_FORMAT]])
+                .options_first()
+                .examples(
+                    "Examples:\n  berth ps web\n  berth ps web -o pid,ppid,args      any options of ps(1)",
+                ),
         ],
     ),
     (
         "Bundles",
         &[
-            Entry::new("spec", "Write a config.json to begin with", spec)
+            Entry::new("spec", "Write a config.json to begin with")
+                .options(&[BUNDLE, &[Opt::flag("rootless", "For a user without root's rights")]])
                 .examples("Examples:\n  mkdir -p web/rootfs && berth spec --bundle web"),
-            Entry::new("check", "Say everything that is wrong with a bundle", check).examples(
-                "Examples:\n  berth check --bundle /srv/web\n  \
-                 berth check --plan                 what create would do here, step by step",
-            ),
+            Entry::new("check", "Say everything that is wrong with a bundle")
+                .options(&[BUNDLE, CHECK])
+                .examples(
+                    "Examples:\n  berth check --bundle /srv/web\n  \
+                     berth check --plan                 what create would do here, step by step",
+                ),
         ],
     ),
     (
         "About berth",
         &[
-            Entry::new(
-                "features",
-                "Print what berth supports, as the runtime-spec's JSON",
-                std::convert::identity,
-            ),
-            Entry::new("completion", "Print a shell's completion script", completion)
+            Entry::new("features", "Print what berth supports, as the runtime-spec's JSON"),
+            Entry::new("completion", "Print a shell's completion script")
+                .arguments(&[SHELL])
                 .examples("Examples:\n  berth completion bash > /etc/bash_completion.d/berth"),
         ],
     ),
@@ -123,45 +411,12 @@ pub(super) const GROUPS: &[(&str, &[Entry])] = &[
 
 /// Every command, in the order of the help.
 pub(super) fn entries() -> impl Iterator<Item = &'static Entry> {
-    GROUPS.iter().flat_map(|(_, entries)| entries.iter())
-}
-
-/// The options before the command.
-pub(super) fn globals() -> Command {
-    Command::new("berth")
-        .bin_name("berth")
-        .no_binary_name(true)
-        .disable_help_flag(true)
-        .disable_version_flag(true)
-        .args_override_self(true)
-        .arg(path("root", "DIR", "Where the containers' state is kept [default: /run/berth]"))
-        .arg(path("log", "FILE", "Log to FILE, journald: or syslog: [default: stderr]"))
-        .arg(choice("log-format", "text|json", "text|json", "How log lines are written [default: text]"))
-        .arg(choice(
-            "log-level",
-            "LEVEL",
-            "error|warn|warning|info|debug",
-            "Log this and what is graver: error, warning, info, debug",
-        ))
-        .arg(flag("debug", "Log everything"))
-        .arg(flag("systemd-cgroup", "Let systemd make the cgroup; cgroupsPath is slice:prefix:name"))
-        .arg(choice(
-            "cgroup-manager",
-            "WHO",
-            "cgroupfs|systemd|disabled",
-            "Who makes the cgroup: cgroupfs (default), systemd, disabled",
-        ))
-        .arg(
-            value("rootless", "WHEN", "Go on without rights over cgroups: true, false, auto [default: auto]")
-                .value_parser(value_parser!(OsString)),
-        )
-        .arg(help_flag())
-        .arg(flag("version", "Print the version").short('v'))
+    COMMANDS.iter().flat_map(|(_, entries)| entries.iter())
 }
 
 /// Everything at once, for the completion scripts.
 pub(super) fn tree() -> Command {
-    globals().no_binary_name(false).subcommands(entries().map(|entry| entry.command().no_binary_name(false)))
+    GLOBAL.command().subcommands(entries().map(Entry::command))
 }
 
 /// The help of `berth` itself.
@@ -170,14 +425,14 @@ pub(super) fn overview() -> String {
         "berth runs containers from OCI bundles: a directory with a config.json and a root file system.\n\n\
          Usage: berth [OPTIONS] COMMAND [ARGS]...\n",
     );
-    for (title, entries) in GROUPS {
+    for (title, entries) in COMMANDS {
         text.push_str(&format!("\n{title}:\n"));
         for entry in *entries {
             text.push_str(&format!("  {:<11} {}\n", entry.name, entry.about));
         }
     }
     text.push_str("\nOptions:\n");
-    let options = globals().help_template("{options}").render_help().to_string();
+    let options = GLOBAL.command().help_template("{options}").render_help().to_string();
     text.push_str(options.trim_end());
     text.push_str(
         "\n\nExamples:\n  mkdir -p web/rootfs && berth spec --bundle web\n  \
@@ -185,195 +440,4 @@ pub(super) fn overview() -> String {
          \"berth COMMAND --help\" tells more about a command.\n",
     );
     text
-}
-
-fn only_id(command: Command) -> Command {
-    command.arg(id())
-}
-
-fn run(command: Command) -> Command {
-    common_create(command)
-        .arg(flag("detach", "Return once the process runs").short('d'))
-        .arg(flag("keep", "Keep the container after its end, until delete"))
-        .arg(flag("no-subreaper", "Do not adopt the orphans of the container"))
-}
-
-fn create(command: Command) -> Command {
-    // crun knows the flag here too; create leaves nothing behind that could be adopted.
-    common_create(command).arg(flag("no-subreaper", "Without effect").hide(true))
-}
-
-fn common_create(command: Command) -> Command {
-    command
-        .arg(id().help("A name for the new container"))
-        .arg(bundle())
-        .arg(config().short('f'))
-        .arg(pid_file())
-        .arg(console_socket())
-        .arg(pidfd_socket())
-        .arg(preserve_fds("Pass N more descriptors, after those of LISTEN_FDS"))
-        .arg(flag("no-pivot", "Move the root instead of pivot_root(2), for a ramdisk host"))
-        .arg(flag("no-new-keyring", "Keep the caller's session keyring"))
-}
-
-fn exec(command: Command) -> Command {
-    command
-        .arg(id())
-        .arg(
-            Arg::new("command")
-                .value_name("COMMAND")
-                .num_args(0..)
-                .value_parser(value_parser!(OsString))
-                .value_hint(ValueHint::Other)
-                .help("The command and its arguments"),
-        )
-        .arg(flag("tty", "Give the process a terminal").short('t'))
-        .arg(flag("detach", "Return once the process runs").short('d'))
-        .arg(value("user", "UID[:GID]", "Run as this user").short('u'))
-        .arg(
-            list_of("additional-gids", "GID", "A further group; may be repeated")
-                .short('g')
-                .value_parser(value_parser!(u32)),
-        )
-        .arg(path("cwd", "DIR", "The working directory in the container"))
-        .arg(
-            list_of("env", "NAME=VALUE", "Set an environment variable; may be repeated")
-                .short('e')
-                .value_parser(value_parser!(OsString)),
-        )
-        .arg(list_of("cap", "CAP", "Add a capability; may be repeated").short('c'))
-        .arg(flag("no-new-privs", "The process cannot gain privileges"))
-        .arg(value("process-label", "LABEL", "The SELinux label"))
-        .arg(value("apparmor", "PROFILE", "The AppArmor profile"))
-        .arg(list_of(
-            "cgroup",
-            "[CTRL:]PATH",
-            "Run in an existing cgroup below the container's; may be repeated",
-        ))
-        .arg(
-            path("process", "FILE", "Read the process from a JSON file instead of these options")
-                .short('p')
-                .value_hint(ValueHint::FilePath),
-        )
-        .arg(pid_file())
-        .arg(console_socket())
-        .arg(pidfd_socket())
-        .arg(preserve_fds("Pass N more descriptors, after standard error"))
-        .arg(flag("ignore-paused", "Do not refuse a paused container"))
-        .arg(flag("no-subreaper", "Do not adopt the orphans of the process").hide(true))
-}
-
-fn kill(command: Command) -> Command {
-    command
-        .arg(id())
-        .arg(
-            Arg::new("signal")
-                .value_name("SIGNAL")
-                .value_hint(ValueHint::Other)
-                .help("Number or name [default: TERM]"),
-        )
-        .arg(flag("all", "Signal every process; a container that has ended is no error").short('a'))
-}
-
-fn delete(command: Command) -> Command {
-    command
-        .arg(id())
-        .arg(flag("force", "Kill it if it runs; a container that does not exist is no error").short('f'))
-}
-
-fn list(command: Command) -> Command {
-    command
-        .arg(choice("format", "table|json", "table|json", "How to print [default: table]").short('f'))
-        .arg(flag("quiet", "Only the IDs").short('q'))
-}
-
-fn ps(command: Command) -> Command {
-    command
-        .arg(choice("format", "table|json", "table|json", "How to print [default: table]").short('f'))
-        .arg(id())
-        .arg(
-            Arg::new("args")
-                .value_name("ARGS")
-                .num_args(0..)
-                .value_parser(value_parser!(OsString))
-                .value_hint(ValueHint::Other)
-                .help("Options of ps(1) [default: -ef]"),
-        )
-}
-
-fn spec(command: Command) -> Command {
-    command.arg(bundle()).arg(flag("rootless", "For a user without root's rights"))
-}
-
-fn check(command: Command) -> Command {
-    command
-        .arg(bundle())
-        .arg(config())
-        .arg(flag("plan", "Also print what create would do on this host, without doing it"))
-        .arg(choice("format", "text|json", "text|json", "How to print [default: text]").short('f'))
-}
-
-fn completion(command: Command) -> Command {
-    command.arg(
-        Arg::new("shell")
-            .value_name("SHELL")
-            .required(true)
-            .value_parser(["bash", "zsh", "fish"])
-            .hide_possible_values(true)
-            .help("bash, zsh or fish"),
-    )
-}
-
-fn id() -> Arg {
-    Arg::new("id").value_name("ID").required(true).value_hint(ValueHint::Other).help(ID)
-}
-
-fn bundle() -> Arg {
-    path("bundle", "DIR", "The bundle's directory [default: .]").short('b').value_hint(ValueHint::DirPath)
-}
-
-fn config() -> Arg {
-    path("config", "FILE", "Read FILE instead of the bundle's config.json")
-}
-
-fn pid_file() -> Arg {
-    path("pid-file", "FILE", "Write the process id to FILE")
-}
-
-fn console_socket() -> Arg {
-    path("console-socket", "SOCKET", "Send the terminal's master side to this socket")
-}
-
-fn pidfd_socket() -> Arg {
-    path("pidfd-socket", "SOCKET", "Send a pidfd of the process to this socket")
-}
-
-fn preserve_fds(help: &'static str) -> Arg {
-    value("preserve-fds", "N", help).value_parser(value_parser!(u32))
-}
-
-fn help_flag() -> Arg {
-    flag("help", "Print this help").short('h').display_order(1000)
-}
-
-fn flag(name: &'static str, help: &'static str) -> Arg {
-    Arg::new(name).long(name).help(help).action(ArgAction::SetTrue)
-}
-
-fn value(name: &'static str, value_name: &'static str, help: &'static str) -> Arg {
-    Arg::new(name).long(name).value_name(value_name).help(help).action(ArgAction::Set)
-}
-
-fn path(name: &'static str, value_name: &'static str, help: &'static str) -> Arg {
-    value(name, value_name, help).value_parser(OsStringValueParser::new()).value_hint(ValueHint::AnyPath)
-}
-
-fn list_of(name: &'static str, value_name: &'static str, help: &'static str) -> Arg {
-    value(name, value_name, help).action(ArgAction::Append)
-}
-
-/// One of a few words, parted by `|`. They are in the help's text, or they are the value's name.
-fn choice(name: &'static str, value_name: &'static str, choices: &'static str, help: &'static str) -> Arg {
-    let choices = choices.split('|').collect::<Vec<_>>();
-    value(name, value_name, help).value_parser(choices).hide_possible_values(true)
 }

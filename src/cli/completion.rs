@@ -20,7 +20,7 @@ fn generated(shell: clap_complete::Shell) -> String {
 
 /// The commands that take the ID of a container that exists.
 fn commands_with_id(separator: &str) -> String {
-    let names = commands::entries().filter(|entry| entry.takes_id()).map(|entry| entry.name);
+    let names = commands::entries().filter(|entry| entry.takes_container()).map(|entry| entry.name);
     names.collect::<Vec<_>>().join(separator)
 }
 
@@ -56,7 +56,7 @@ complete -F _berth_with_ids -o bashdefault -o default berth
 
 /// The action of the argument is a function of ours. The first line must stay the first.
 fn zsh(script: &str) -> String {
-    let argument = format!("':id -- {}:", commands::ID.replace('\'', r"'\''"));
+    let argument = r"':ID -- The container'\''s ID:";
     let function = r#"
 _berth_ids() {
     local -a ids
@@ -64,7 +64,7 @@ _berth_ids() {
     compadd -a ids
 }
 "#;
-    script.replace(&argument, &format!("{argument}_berth_ids")).replacen('\n', &format!("\n{function}"), 1)
+    script.replace(argument, &format!("{argument}_berth_ids")).replacen('\n', &format!("\n{function}"), 1)
 }
 
 fn fish(script: &str) -> String {

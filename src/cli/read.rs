@@ -1,113 +1,118 @@
-//! What clap found, as the data of [`crate::options`].
+//! An argument vector that was taken apart, as the data of [`crate::options`].
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
 
-use clap::ArgMatches;
-
-use super::argv::truth;
+use super::argv::{Argv, truth};
 use crate::options::{
     CgroupDriver, CheckFormat, CheckOptions, CreateOptions, DeleteOptions, ExecOptions, Format,
     GlobalOptions, KillOptions, Level, ListOptions, LogFormat, LogTarget, Operation, PsOptions, Rootless,
     RunOptions, Shell, SpecOptions, signal_number,
 };
 
-/// What clap found, and the flags that were last given as false.
-pub(super) struct Found {
-    pub matches: ArgMatches,
-    pub turned_off: Vec<String>,
-}
+/// Why an option's value is refused, for people.
+type Refused<T> = Result<T, String>;
 
-/// The operation of a command. Fails, with a text for people, on what only several options together show.
-pub(super) fn operation(name: &str, mut found: Found) -> Result<Operation, String> {
+/// The operation of a command whose arguments were counted.
+pub(super) fn operation(name: &str, mut argv: Argv) -> Refused<Operation> {
+    let argv = &mut argv;
     Ok(match name {
-        "create" => Operation::Create(found.create()),
-        "run" => Operation::Run(found.run()),
-        "start" => Operation::Start(found.text("id")),
-        "state" => Operation::State(found.text("id")),
-        "pause" => Operation::Pause(found.text("id")),
-        "resume" => Operation::Resume(found.text("id")),
-        "kill" => Operation::Kill(found.kill()?),
-        "delete" => Operation::Delete(DeleteOptions { id: found.text("id"), force: found.flag("force") }),
-        "exec" => Operation::Exec(found.exec()?),
-        "list" => Operation::List(ListOptions { format: found.format(), quiet: found.flag("quiet") }),
-        "ps" => Operation::Ps(found.ps()),
-        "spec" => Operation::Spec(SpecOptions { bundle: found.bundle(), rootless: found.flag("rootless") }),
+        "create" => Operation::Create(argv.create()?),
+        "run" => Operation::Run(argv.run()?),
+        "start" => Operation::Start(argv.id()?),
+        "state" => Operation::State(argv.id()?),
+        "pause" => Operation::Pause(argv.id()?),
+        "resume" => Operation::Resume(argv.id()?),
+        "kill" => Operation::Kill(argv.kill()?),
+        "delete" => Operation::Delete(DeleteOptions { force: argv.on("force"), id: argv.id()? }),
+        "exec" => Operation::Exec(argv.exec()?),
+        "list" => Operation::List(ListOptions { format: argv.format()?, quiet: argv.on("quiet") }),
+        "ps" => Operation::Ps(argv.ps()?),
+        "spec" => Operation::Spec(SpecOptions { bundle: argv.bundle(), rootless: argv.on("rootless") }),
         "features" => Operation::Features,
-        "check" => Operation::Check(found.check()),
-        "completion" => Operation::Completion(found.shell()),
+        "check" => Operation::Check(argv.check()?),
+        "completion" => Operation::Completion(argv.shell()?),
         other => return Err(format!("unknown command {other:?}")),
     })
 }
 
-/// The options before the command. Fails, with a text for people, on a value that is none of the known ones.
-pub(super) fn globals(mut found: Found) -> Result<GlobalOptions, String> {
-    let debug = found.flag("debug");
-    let level = found.optional_text("log-level").map(|level| level_of(&level));
-    let systemd = found.flag("systemd-cgroup");
+/// The options before the command.
+pub(super) fn globals(argv: &mut Argv) -> Refused<GlobalOptions> {
+    let debug = argv.on("debug").then_some(Level::Debug);
+    let systemd = if argv.on("systemd-cgroup") { CgroupDriver::Systemd } else { CgroupDriver::Cgroupfs };
     Ok(GlobalOptions {
-        root: found.path("root"),
-        log: found.os("log").map(log_target).transpose()?,
-        log_format: match found.optional_text("log-format").as_deref() {
-            Some("json") => LogFormat::Json,
-            _ => LogFormat::Text,
+        root: argv.path("root"),
+        log: argv.os("log").map(log_target).transpose()?,
+        log_format: argv.choice("log-format", LOG_FORMATS)?.unwrap_or_default(),
+        log_level: debug.or(argv.choice("log-level", LEVELS)?),
+        cgroup_driver: match argv.choice("cgroup-manager", CGROUP_DRIVERS)? {
+            None | Some(CgroupDriver::Cgroupfs) => systemd,
+            Some(driver) => driver,
         },
-        log_level: if debug { Some(Level::Debug) } else { level },
-        cgroup_driver: match found.optional_text("cgroup-manager").as_deref() {
-            Some("disabled") => CgroupDriver::Disabled,
-            Some("systemd") => CgroupDriver::Systemd,
-            Some(_) | None if systemd => CgroupDriver::Systemd,
-            Some(_) | None => CgroupDriver::Cgroupfs,
-        },
-        rootless: found.os("rootless").map_or(Ok(Rootless::Auto), |when| rootless(&when))?,
+        rootless: argv.os("rootless").map_or(Ok(Rootless::Auto), |when| rootless(&when))?,
     })
 }
 
-impl Found {
-    fn create(&mut self) -> CreateOptions {
-        CreateOptions {
-            id: self.text("id"),
+const CGROUP_DRIVERS: &[(&str, CgroupDriver)] = &[
+    ("cgroupfs", CgroupDriver::Cgroupfs),
+    ("systemd", CgroupDriver::Systemd),
+    ("disabled", CgroupDriver::Disabled),
+];
+const CHECK_FORMATS: &[(&str, CheckFormat)] = &[("text", CheckFormat::Text), ("json", CheckFormat::Json)];
+const FORMATS: &[(&str, Format)] = &[("table", Format::Table), ("json", Format::Json)];
+const LEVELS: &[(&str, Level)] = &[
+    ("error", Level::Error),
+    ("warning", Level::Warning),
+    ("warn", Level::Warning),
+    ("info", Level::Info),
+    ("debug", Level::Debug),
+];
+const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+const SHELLS: &[(&str, Shell)] = &[("bash", Shell::Bash), ("zsh", Shell::Zsh), ("fish", Shell::Fish)];
+
+impl Argv {
+    fn create(&mut self) -> Refused<CreateOptions> {
+        Ok(CreateOptions {
+            id: self.id()?,
             bundle: self.bundle(),
             config: self.path("config"),
             console_socket: self.path("console-socket"),
             pidfd_socket: self.path("pidfd-socket"),
             pid_file: self.path("pid-file"),
-            no_pivot: self.flag("no-pivot"),
-            no_new_keyring: self.flag("no-new-keyring"),
-            preserve_fds: self.preserve_fds(),
-        }
-    }
-
-    fn run(&mut self) -> RunOptions {
-        RunOptions {
-            create: self.create(),
-            detach: self.flag("detach"),
-            keep: self.flag("keep"),
-            no_subreaper: self.flag("no-subreaper"),
-        }
-    }
-
-    fn kill(&mut self) -> Result<KillOptions, String> {
-        let signal = self.optional_text("signal").unwrap_or_else(|| "TERM".to_owned());
-        Ok(KillOptions {
-            id: self.text("id"),
-            signal: signal_number(&signal).ok_or_else(|| format!("unknown signal {signal:?}"))?,
-            all: self.flag("all"),
+            no_pivot: self.on("no-pivot"),
+            no_new_keyring: self.on("no-new-keyring"),
+            preserve_fds: self.preserve_fds()?,
         })
     }
 
-    fn exec(&mut self) -> Result<ExecOptions, String> {
-        let command: Vec<OsString> = self.list("command");
+    fn run(&mut self) -> Refused<RunOptions> {
+        Ok(RunOptions {
+            create: self.create()?,
+            detach: self.on("detach"),
+            keep: self.on("keep"),
+            no_subreaper: self.on("no-subreaper"),
+        })
+    }
+
+    fn kill(&mut self) -> Refused<KillOptions> {
+        let id = self.id()?;
+        let signal = self.next().map_or(Ok("TERM".to_owned()), |signal| text("SIGNAL", signal))?;
+        let number = signal_number(&signal).ok_or_else(|| format!("unknown signal {signal:?}"))?;
+        Ok(KillOptions { id, signal: number, all: self.on("all") })
+    }
+
+    fn exec(&mut self) -> Refused<ExecOptions> {
+        let id = self.id()?;
+        let command = std::mem::take(&mut self.arguments);
         let process = self.path("process");
         match (&process, command.is_empty()) {
             (None, true) => return Err("exec needs a command, or --process FILE".to_owned()),
             (Some(_), false) => return Err("exec takes a command or --process FILE, not both".to_owned()),
             _ => {}
         }
-        let privileges_kept = self.turned_off.iter().any(|flag| flag == "no-new-privs");
         Ok(ExecOptions {
-            id: self.text("id"),
+            id,
             command,
             process,
             console_socket: self.path("console-socket"),
@@ -115,28 +120,25 @@ impl Found {
             pid_file: self.path("pid-file"),
             cwd: self.path("cwd"),
             env: self.list("env"),
-            tty: self.flag("tty"),
-            user: self.optional_text("user"),
-            additional_gids: self.list("additional-gids"),
-            detach: self.flag("detach"),
-            process_label: self.optional_text("process-label"),
-            apparmor: self.optional_text("apparmor"),
-            no_new_privs: if privileges_kept {
-                Some(false)
-            } else {
-                self.flag("no-new-privs").then_some(true)
-            },
-            capabilities: self.list("cap"),
-            preserve_fds: self.preserve_fds(),
-            cgroups: self.list("cgroup"),
-            ignore_paused: self.flag("ignore-paused"),
-            no_subreaper: self.flag("no-subreaper"),
+            tty: self.on("tty"),
+            user: self.text("user")?,
+            additional_gids: self.numbers("additional-gids")?,
+            detach: self.on("detach"),
+            process_label: self.text("process-label")?,
+            apparmor: self.text("apparmor")?,
+            no_new_privs: self.flag("no-new-privs"),
+            capabilities: self.texts("cap")?,
+            preserve_fds: self.preserve_fds()?,
+            cgroups: self.texts("cgroup")?,
+            ignore_paused: self.on("ignore-paused"),
+            no_subreaper: self.on("no-subreaper"),
         })
     }
 
     /// containerd gives all options of ps(1) as one argument.
-    fn ps(&mut self) -> PsOptions {
-        let mut args: Vec<OsString> = self.list("args");
+    fn ps(&mut self) -> Refused<PsOptions> {
+        let id = self.id()?;
+        let mut args = std::mem::take(&mut self.arguments);
         if let [one] = args.as_slice() {
             let words = one.as_bytes().split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
             args = words.map(|word| OsStr::from_bytes(word).to_owned()).collect();
@@ -144,80 +146,95 @@ impl Found {
         if args.is_empty() {
             args.push("-ef".into());
         }
-        PsOptions { id: self.text("id"), format: self.format(), args }
+        Ok(PsOptions { id, format: self.format()?, args })
     }
 
-    fn check(&mut self) -> CheckOptions {
-        CheckOptions {
+    fn check(&mut self) -> Refused<CheckOptions> {
+        Ok(CheckOptions {
             bundle: self.bundle(),
             config: self.path("config"),
-            plan: self.flag("plan"),
-            format: match self.optional_text("format").as_deref() {
-                Some("json") => CheckFormat::Json,
-                _ => CheckFormat::Text,
-            },
-        }
+            plan: self.on("plan"),
+            format: self.choice("format", CHECK_FORMATS)?.unwrap_or_default(),
+        })
     }
 
-    fn shell(&mut self) -> Shell {
-        match self.text("shell").as_str() {
-            "zsh" => Shell::Zsh,
-            "fish" => Shell::Fish,
-            _ => Shell::Bash,
-        }
+    fn shell(&mut self) -> Refused<Shell> {
+        one_of("SHELL", self.next().unwrap_or_default(), SHELLS)
     }
 
-    fn format(&mut self) -> Format {
-        match self.optional_text("format").as_deref() {
-            Some("json") => Format::Json,
-            _ => Format::Table,
-        }
+    fn format(&mut self) -> Refused<Format> {
+        Ok(self.choice("format", FORMATS)?.unwrap_or_default())
     }
 
     fn bundle(&mut self) -> PathBuf {
         self.path("bundle").unwrap_or_else(|| ".".into())
     }
 
-    fn preserve_fds(&mut self) -> u32 {
-        self.matches.remove_one("preserve-fds").unwrap_or_default()
+    fn preserve_fds(&mut self) -> Refused<u32> {
+        Ok(self.numbers("preserve-fds")?.last().copied().unwrap_or_default())
     }
 
-    fn flag(&self, name: &str) -> bool {
-        self.matches.get_flag(name)
+    fn id(&mut self) -> Refused<String> {
+        text("ID", self.next().unwrap_or_default())
     }
 
-    /// A required text, or one with a default.
-    fn text(&mut self, name: &str) -> String {
-        self.optional_text(name).unwrap_or_default()
+    /// The next argument.
+    fn next(&mut self) -> Option<OsString> {
+        (!self.arguments.is_empty()).then(|| self.arguments.remove(0))
     }
 
-    fn optional_text(&mut self, name: &str) -> Option<String> {
-        self.matches.remove_one(name)
+    fn on(&self, name: &str) -> bool {
+        self.flag(name).unwrap_or_default()
     }
 
+    /// The last value of an option.
     fn os(&mut self, name: &str) -> Option<OsString> {
-        self.matches.remove_one(name)
+        self.list(name).pop()
     }
 
     fn path(&mut self, name: &str) -> Option<PathBuf> {
         self.os(name).map(PathBuf::from)
     }
 
-    fn list<T: Clone + Send + Sync + 'static>(&mut self, name: &str) -> Vec<T> {
-        self.matches.remove_many(name).map(Iterator::collect).unwrap_or_default()
+    fn text(&mut self, name: &str) -> Refused<Option<String>> {
+        self.os(name).map(|value| text(name, value)).transpose()
+    }
+
+    fn choice<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Refused<Option<T>> {
+        self.os(name).map(|value| one_of(name, value, words)).transpose()
+    }
+
+    /// Every value of an option.
+    fn list(&mut self, name: &str) -> Vec<OsString> {
+        self.values.extract_if(.., |(option, _)| *option == name).map(|(_, value)| value).collect()
+    }
+
+    fn texts(&mut self, name: &str) -> Refused<Vec<String>> {
+        self.list(name).into_iter().map(|value| text(name, value)).collect()
+    }
+
+    fn numbers(&mut self, name: &str) -> Refused<Vec<u32>> {
+        let number = |value: String| {
+            value
+                .parse()
+                .map_err(|_| format!("invalid value {value:?} for {name}: give a whole number from 0 on"))
+        };
+        self.texts(name)?.into_iter().map(number).collect()
     }
 }
 
-fn level_of(name: &str) -> Level {
-    match name {
-        "debug" => Level::Debug,
-        "info" => Level::Info,
-        "warning" | "warn" => Level::Warning,
-        _ => Level::Error,
-    }
+fn text(name: &str, value: OsString) -> Refused<String> {
+    value.into_string().map_err(|value| format!("invalid value {value:?} for {name}: not UTF-8"))
 }
 
-fn rootless(when: &OsStr) -> Result<Rootless, String> {
+fn one_of<T: Copy>(name: &str, value: OsString, words: &[(&str, T)]) -> Refused<T> {
+    words.iter().find(|(word, _)| value == *word).map(|(_, meaning)| *meaning).ok_or_else(|| {
+        let known = words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(", ");
+        format!("invalid value {value:?} for {name}: give one of {known}")
+    })
+}
+
+fn rootless(when: &OsStr) -> Refused<Rootless> {
     match truth(when) {
         Some(true) => Ok(Rootless::Yes),
         Some(false) => Ok(Rootless::No),
@@ -230,7 +247,7 @@ fn rootless(when: &OsStr) -> Result<Rootless, String> {
 }
 
 /// `file:PATH`, `journald:[NAME]`, `syslog:[NAME]`, or a path.
-fn log_target(target: OsString) -> Result<LogTarget, String> {
+fn log_target(target: OsString) -> Refused<LogTarget> {
     let bytes = target.as_bytes();
     let named = |name: &[u8]| match String::from_utf8_lossy(name) {
         name if name.is_empty() => "berth".to_owned(),

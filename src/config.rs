@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use serde_path_to_error::Segment;
 
 use crate::credentials::unknown_capabilities;
 use crate::error::hinted;
@@ -17,6 +18,8 @@ use crate::findings::Findings;
 
 /// A longer `config.json` is refused (bytes).
 const MAX_CONFIG: u64 = 16 << 20;
+/// So many fields of a wrong type are told.
+const MAX_WRONG_FIELDS: usize = 32;
 /// The newest runtime-spec that berth knows.
 pub const SPEC_VERSION: &str = "1.3.0";
 
@@ -120,21 +123,49 @@ fn decode<T: DeserializeOwned>(
     let mut value: Value = serde_json::from_slice(text).context("broken JSON")?;
     drop_nulls(&mut value);
     mend(&mut value, findings);
-    serde_path_to_error::deserialize(value).map_err(|error| {
+    let mut place = serde_json::from_slice::<IgnoredAs<T>>(text).err().filter(|error| error.line() > 0);
+    let mut last = String::new();
+    for _ in 0..MAX_WRONG_FIELDS {
+        let error = match serde_path_to_error::deserialize(value.clone()) {
+            Ok(decoded) => return Ok(decoded),
+            Err(error) => error,
+        };
         let field = error.path().to_string();
-        let place = serde_json::from_slice::<IgnoredAs<T>>(text).err().filter(|error| error.line() > 0);
-        match place {
-            Some(place) => {
-                anyhow::anyhow!(
-                    "{field}: {} (line {}, column {})",
-                    error.inner(),
-                    place.line(),
-                    place.column()
-                )
-            }
-            None => anyhow::anyhow!("{field}: {}", error.inner()),
+        // what had to be taken out is then missing in what is around it, which says nothing new
+        if !last.starts_with(&field) {
+            let place = place.take().map(|at| format!(" (line {}, column {})", at.line(), at.column()));
+            findings.problem(field.clone(), format!("{}{}", error.inner(), place.unwrap_or_default()));
         }
-    })
+        if !remove(&mut value, error.path()) {
+            bail!("{field}: {}", error.inner());
+        }
+        last = field;
+    }
+    bail!("{last} and {MAX_WRONG_FIELDS} other fields are wrong")
+}
+
+/// Takes the value at a path out, so that the rest can be looked at. False at the top.
+fn remove(value: &mut Value, path: &serde_path_to_error::Path) -> bool {
+    let segments: Vec<&Segment> = path.iter().collect();
+    let Some((last, before)) = segments.split_last() else { return false };
+    let mut at = value;
+    for segment in before {
+        let next = match segment {
+            Segment::Seq { index } => at.get_mut(*index),
+            Segment::Map { key } => at.get_mut(key.as_str()),
+            Segment::Enum { .. } | Segment::Unknown => None,
+        };
+        let Some(next) = next else { return false };
+        at = next;
+    }
+    match (last, at) {
+        (Segment::Seq { index }, Value::Array(elements)) if *index < elements.len() => {
+            elements.remove(*index);
+            true
+        }
+        (Segment::Map { key }, Value::Object(members)) => members.remove(key.as_str()).is_some(),
+        _ => false,
+    }
 }
 
 /// Decodes as `T` and keeps nothing: only the place of the error is wanted.
@@ -186,19 +217,20 @@ mod tests {
     fn broken_json_says_where() {
         let error = parsed("{\n  \"ociVersion\": \"1.0.0\",,\n}").0.unwrap_err();
         let text = crate::error::text(&error);
-        assert!(text.contains("line 2 column 26"), "{text}");
+        assert!(text.contains("line 2 column 25"), "{text}");
     }
 
     #[test]
-    fn a_wrong_type_names_the_field_and_the_place() {
-        let error = parsed(
-            "{\"ociVersion\":\"1.0.0\",\n\"process\":{\"user\":{\"uid\":\"root\",\"gid\":0},\"cwd\":\"/\"}}",
-        )
-        .0
-        .unwrap_err();
-        let text = crate::error::text(&error);
-        assert!(text.contains("process.user.uid: invalid type"), "{text}");
-        assert!(text.contains("line 2"), "{text}");
+    fn every_wrong_type_names_its_field_and_the_first_its_place() {
+        let (spec, findings) = parsed(
+            "{\"ociVersion\":\"1.0.0\",\n\"process\":{\"user\":{\"uid\":\"root\",\"gid\":0},\"cwd\":\"/\",\
+             \"rlimits\":[{\"type\":\"RLIMIT_MOON\",\"soft\":0,\"hard\":0}]}}",
+        );
+        assert!(spec.is_ok());
+        let fields: Vec<&str> = findings.problems.iter().map(|finding| finding.field.as_str()).collect();
+        assert_eq!(fields, ["process.user.uid", "process.rlimits[0].type"]);
+        assert!(findings.problems[0].why.contains("invalid type"), "{findings:?}");
+        assert!(findings.problems[0].why.contains("line 2"), "{findings:?}");
     }
 
     #[test]

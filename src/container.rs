@@ -90,6 +90,17 @@ impl Runtime<'_> {
         })
     }
 
+    /// The directory of a container, locked. One that is being created is refused at once and not waited for.
+    fn find_settled(&self, id: &str) -> Result<(Directory, State)> {
+        let directory = self.find(id)?;
+        if directory.status(&directory.state()?) == Status::Creating {
+            bail!("container {id:?} is being created");
+        }
+        let directory = directory.lock()?;
+        let state = directory.state()?;
+        Ok((directory, state))
+    }
+
     fn request(&self, id: &str, preserve_fds: u32) -> Request {
         Request {
             id: id.to_owned(),
@@ -179,8 +190,7 @@ impl Runtime<'_> {
 
     /// runtime-spec `start`.
     pub fn start(&self, id: &str) -> Result<()> {
-        let directory = self.find(id)?.lock()?;
-        let state = directory.state()?;
+        let (directory, state) = self.find_settled(id)?;
         match directory.status(&state) {
             Status::Created => {}
             Status::Stopped => bail!("cannot start a container that has stopped"),
@@ -283,6 +293,8 @@ impl Runtime<'_> {
         };
         if options.force {
             stop_creator(&directory)?;
+        } else if directory.load()?.is_some_and(|state| directory.status(&state) == Status::Creating) {
+            bail!("cannot delete container {} that is not stopped: creating", options.id);
         }
         let directory = directory.lock()?;
         if directory.is_gone() {
@@ -344,8 +356,7 @@ impl Runtime<'_> {
 
     /// Freezes all processes of a container.
     pub fn pause(&self, id: &str) -> Result<()> {
-        let directory = self.find(id)?.lock()?;
-        let state = directory.state()?;
+        let (directory, state) = self.find_settled(id)?;
         match directory.status(&state) {
             Status::Running | Status::Created => with_cgroup(&state)?.freeze(),
             status => bail!("container not running or created: {}", status.name()),
@@ -354,8 +365,7 @@ impl Runtime<'_> {
 
     /// Lets the processes of a paused container go on.
     pub fn resume(&self, id: &str) -> Result<()> {
-        let directory = self.find(id)?.lock()?;
-        let state = directory.state()?;
+        let (directory, state) = self.find_settled(id)?;
         match directory.status(&state) {
             Status::Paused => with_cgroup(&state)?.thaw(),
             status => bail!("container not paused: {}", status.name()),

@@ -45,6 +45,10 @@ pub fn find(program: &Program) -> Result<Executable> {
         return match check(name) {
             Ok(()) => Ok(Executable { path: name.clone(), name: text }),
             Err(Errno::ENOENT) => anyhow::bail!("exec: {text:?}: stat {text}: {}", reason(Errno::ENOENT)),
+            // older engines know only the second phrase, newer ones the first
+            Err(Errno::EISDIR) => {
+                anyhow::bail!("exec: {text:?}: {}: {}", phrases::IS_A_DIRECTORY, phrases::PERMISSION_DENIED)
+            }
             Err(errno) => anyhow::bail!("exec: {text:?}: {}", reason(errno)),
         };
     }

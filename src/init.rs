@@ -188,7 +188,9 @@ fn build<'p>(kit: &Kit, plan: &'p Plan) -> Result<Option<Ready<'p>>> {
             // before the change of user, which takes the file away from us
             new_time_namespace(namespaces.time_offsets.as_deref())?;
         }
-        become_namespace_root().context("become root of the new user namespace")?;
+    }
+    if namespaces.has(Kind::User) {
+        become_namespace_root().context("become root of the user namespace")?;
     }
     namespaces::join_all(&kit.joins)?;
     if namespaces.creates(Kind::Cgroup) {

@@ -86,7 +86,7 @@ fn operate(invocation: &Invocation, log: &Log) -> Result<ExitCode> {
         Operation::Resume(id) => runtime.resume(id).with_context(|| format!("resume {id:?}"))?,
         Operation::State(id) => {
             let seen = runtime.state(id).with_context(|| format!("state of {id:?}"))?;
-            print(&listing::state_json(&row(seen, Owner::Number))?)?;
+            print(&listing::state_json(&row(seen, Owner::Unsaid))?)?;
         }
         Operation::List(options) => list(&runtime, options)?,
         Operation::Ps(options) => {
@@ -128,8 +128,8 @@ fn list(runtime: &Runtime<'_>, options: &options::ListOptions) -> Result<()> {
 }
 
 enum Owner {
-    /// `state` needs no look into the user database.
-    Number,
+    /// `state` needs no look into the user database, and its readers know the owner as empty.
+    Unsaid,
     Name,
 }
 
@@ -140,7 +140,7 @@ fn row(seen: Seen, owner: Owner) -> ContainerListing {
     };
     let uid = nix::unistd::Uid::from_raw(state.owner);
     let name = match owner {
-        Owner::Number => None,
+        Owner::Unsaid => None,
         Owner::Name => nix::unistd::User::from_uid(uid).ok().flatten().map(|user| user.name),
     };
     ContainerListing {
@@ -152,7 +152,11 @@ fn row(seen: Seen, owner: Owner) -> ContainerListing {
         rootfs: state.rootfs.display().to_string(),
         created: state.created,
         annotations: state.annotations,
-        owner: name.unwrap_or_else(|| if uid.is_root() { "root".to_owned() } else { format!("#{uid}") }),
+        owner: match (owner, name) {
+            (Owner::Unsaid, _) => String::new(),
+            (Owner::Name, Some(name)) => name,
+            (Owner::Name, None) => format!("#{uid}"),
+        },
     }
 }
 

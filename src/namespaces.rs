@@ -222,6 +222,8 @@ fn names(plan: &mut Plan, hostname: Option<&str>, domainname: Option<&str>, find
                 "cannot be set without a uts namespace",
                 "add {\"type\": \"uts\"} to linux.namespaces",
             );
+        } else if name.contains('\0') {
+            findings.problem(field, "holds a NUL character");
         } else if name.len() > 64 {
             findings.problem(field, format!("{} bytes are too many: the kernel takes 64", name.len()));
         }

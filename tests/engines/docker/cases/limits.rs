@@ -11,7 +11,6 @@ pub const CASES: Cases = &[
     ("--cpu-shares", cpu_shares),
     ("--pids-limit", pids),
     ("--cpuset-cpus", cpuset),
-    ("update --memory", update),
 ];
 
 /// The limit as the host has it, or nothing where this kernel has no such file for anybody.
@@ -93,15 +92,5 @@ fn cpuset(scene: &Scene) -> Result<Outcome> {
     both(scene, "cpuset", ("cpuset.cpus", "0"), ("cpuset.cpus", "0"))?;
     let script = "grep Cpus_allowed_list /proc/1/status | tr -d '\\t'";
     scene.docker(&["exec", "limited", "sh", "-c", script])?.prints("Cpus_allowed_list:0")?;
-    PASSED
-}
-
-fn update(scene: &Scene) -> Result<Outcome> {
-    if lacking(scene, "MemoryLimit")? {
-        return skipped("the kernel has no memory limit");
-    }
-    scene.idle("limited", &["--memory", "64m", "--memory-swap", "-1"])?;
-    scene.docker(&["update", "--memory", "96m", "--memory-swap", "-1", "limited"])?.prints("limited")?;
-    both(scene, "memory", ("memory.limit_in_bytes", "100663296"), ("memory.max", "100663296"))?;
     PASSED
 }

@@ -123,7 +123,8 @@ fn decode<T: DeserializeOwned>(
     let mut value: Value = serde_json::from_slice(text).context("broken JSON")?;
     drop_nulls(&mut value);
     mend(&mut value, findings);
-    let mut place = serde_json::from_slice::<IgnoredAs<T>>(text).err().filter(|error| error.line() > 0);
+    let first =
+        serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_slice(text)).err();
     let mut last = String::new();
     for _ in 0..MAX_WRONG_FIELDS {
         let error = match serde_path_to_error::deserialize(value.clone()) {
@@ -133,8 +134,12 @@ fn decode<T: DeserializeOwned>(
         let field = error.path().to_string();
         // what had to be taken out is then missing in what is around it, which says nothing new
         if !last.starts_with(&field) {
-            let place = place.take().map(|at| format!(" (line {}, column {})", at.line(), at.column()));
-            findings.problem(field.clone(), format!("{}{}", error.inner(), place.unwrap_or_default()));
+            // only in the text itself has an error a place
+            let place = match first.as_ref().filter(|first| first.path().to_string() == field) {
+                Some(first) => format!(" (line {}, column {})", first.inner().line(), first.inner().column()),
+                None => String::new(),
+            };
+            findings.problem(field.clone(), format!("{}{place}", error.inner()));
         }
         if !remove(&mut value, error.path()) {
             bail!("{field}: {}", error.inner());
@@ -165,15 +170,6 @@ fn remove(value: &mut Value, path: &serde_path_to_error::Path) -> bool {
         }
         (Segment::Map { key }, Value::Object(members)) => members.remove(key.as_str()).is_some(),
         _ => false,
-    }
-}
-
-/// Decodes as `T` and keeps nothing: only the place of the error is wanted.
-struct IgnoredAs<T>(std::marker::PhantomData<T>);
-
-impl<'de, T: DeserializeOwned> serde::Deserialize<'de> for IgnoredAs<T> {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        T::deserialize(deserializer).map(|_| Self(std::marker::PhantomData))
     }
 }
 
@@ -228,9 +224,10 @@ mod tests {
         );
         assert!(spec.is_ok());
         let fields: Vec<&str> = findings.problems.iter().map(|finding| finding.field.as_str()).collect();
-        assert_eq!(fields, ["process.user.uid", "process.rlimits[0].type"]);
-        assert!(findings.problems[0].why.contains("invalid type"), "{findings:?}");
-        assert!(findings.problems[0].why.contains("line 2"), "{findings:?}");
+        assert_eq!(fields, ["process.rlimits[0].type", "process.user.uid"]);
+        assert!(findings.problems[1].why.contains("invalid type"), "{findings:?}");
+        assert!(findings.problems[1].why.contains("line 2"), "{findings:?}");
+        assert!(!findings.problems[0].why.contains("line"), "{findings:?}");
     }
 
     #[test]

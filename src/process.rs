@@ -1,5 +1,6 @@
 //! The runtime's side of a container process: clone, id maps, serving init's requests, reaping.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::Command;
@@ -25,6 +26,8 @@ pub struct Init {
     pub pid: Pid,
     process: Unreleased,
     channel: Channel,
+    /// What it said before its joiner could announce it.
+    early: VecDeque<(FromInit, Option<OwnedFd>)>,
 }
 
 /// Kills and reaps its process when it is dropped.
@@ -100,11 +103,17 @@ fn join_and_spawn(
         Cloned::Caller(pid, pidfd) => Init::new(pid, pidfd, ours),
     };
     drop(kit);
-    match joiner.channel.receive::<FromInit>()? {
-        Some((FromInit::Joined { pid }, Some(pidfd))) => joiner.followed_by(Pid::from_raw(pid), pidfd),
-        Some((FromInit::Failed(failure), _)) => Err(failure.into()),
-        Some(_) => bail!("init broke the protocol"),
-        None => Err(joiner.death(None)),
+    let mut early = VecDeque::new();
+    loop {
+        match joiner.channel.receive::<FromInit>()? {
+            Some((FromInit::Joined { pid }, Some(pidfd))) => {
+                return joiner.followed_by(Pid::from_raw(pid), pidfd, early);
+            }
+            Some((FromInit::Failed(failure), _)) => return Err(failure.into()),
+            // the new process and its joiner speak at the same time
+            Some(message) => early.push_back(message),
+            None => return Err(joiner.death(None)),
+        }
     }
 }
 
@@ -127,7 +136,7 @@ fn clone(namespaces: u64, born_in: Option<&OwnedFd>) -> Result<Cloned> {
 
 impl Init {
     fn new(pid: Pid, pidfd: OwnedFd, channel: Channel) -> Self {
-        Self { pid, process: Unreleased { pidfd, released: false }, channel }
+        Self { pid, process: Unreleased { pidfd, released: false }, channel, early: VecDeque::new() }
     }
 
     /// Its pidfd.
@@ -136,19 +145,26 @@ impl Init {
     }
 
     /// The joiner has made `pid` and ends; its successor speaks over the same channel.
-    fn followed_by(mut self, pid: Pid, pidfd: OwnedFd) -> Result<Self> {
-        let successor = Self::new(pid, pidfd, self.channel);
+    fn followed_by(
+        mut self,
+        pid: Pid,
+        pidfd: OwnedFd,
+        early: VecDeque<(FromInit, Option<OwnedFd>)>,
+    ) -> Result<Self> {
+        let successor = Self { early, ..Self::new(pid, pidfd, self.channel) };
         self.process.released = true;
         reap(self.process.pidfd.as_fd()).context("wait for the joiner")?;
         Ok(successor)
     }
 
     /// Does what init asks for, until it is ready to start.
-    pub fn serve(&self, service: &mut Service<'_>, cgroup: Option<&Cgroup>) -> Result<()> {
+    pub fn serve(&mut self, service: &mut Service<'_>, cgroup: Option<&Cgroup>) -> Result<()> {
         loop {
-            let Some((message, fd)) = self.channel.receive::<FromInit>()? else {
-                return Err(self.death(cgroup));
+            let next = match self.early.pop_front() {
+                Some(message) => Some(message),
+                None => self.channel.receive::<FromInit>()?,
             };
+            let Some((message, fd)) = next else { return Err(self.death(cgroup)) };
             match (message, fd) {
                 (FromInit::MapIds, _) => {
                     let (uids, gids) = service.maps;

@@ -142,7 +142,9 @@ fn of_two_creates_at_once_one_wins() {
         return;
     }
     for _ in 0..10 {
-        let mut both = [b.launching("create", &[], &b.id), b.launching("create", &[], &b.id)];
+        // config.json is written here, before either of them reads it
+        let mut both = [0, 1].map(|_| b.launch_command("create", &[], &b.id));
+        let mut both = both.each_mut().map(|command| support::Running::start(command, b.scratch()));
         let said = both.each_mut().map(support::Running::end);
         let lost = said.iter().filter(|s| s.code != 0).collect::<Vec<_>>();
         assert_eq!(lost.len(), 1, "{said:#?}");

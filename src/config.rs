@@ -123,23 +123,27 @@ fn decode<T: DeserializeOwned>(
     let mut value: Value = serde_json::from_slice(text).context("broken JSON")?;
     drop_nulls(&mut value);
     mend(&mut value, findings);
-    let first =
-        serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_slice(text)).err();
+    let tracked = |text: &[u8]| {
+        serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_slice(text))
+    };
+    let first = tracked(text).err();
     let mut last = String::new();
     for _ in 0..MAX_WRONG_FIELDS {
-        let error = match serde_path_to_error::deserialize(value.clone()) {
+        let error = match tracked(&serde_json::to_vec(&value)?) {
             Ok(decoded) => return Ok(decoded),
             Err(error) => error,
         };
         let field = error.path().to_string();
         // what had to be taken out is then missing in what is around it, which says nothing new
         if !last.starts_with(&field) {
-            // only in the text itself has an error a place
+            // the place is in the text as it is now; that of the original counts
+            let why = error.inner().to_string();
+            let why = why.split(" at line ").next().unwrap_or_default();
             let place = match first.as_ref().filter(|first| first.path().to_string() == field) {
                 Some(first) => format!(" (line {}, column {})", first.inner().line(), first.inner().column()),
                 None => String::new(),
             };
-            findings.problem(field.clone(), format!("{}{place}", error.inner()));
+            findings.problem(field.clone(), format!("{why}{place}"));
         }
         if !remove(&mut value, error.path()) {
             bail!("{field}: {}", error.inner());

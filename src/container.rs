@@ -8,6 +8,7 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
+use crate::cgroups;
 use crate::config;
 use crate::creation::{self, Made, Purpose};
 use crate::error::{hinted, phrases, text};
@@ -303,7 +304,8 @@ impl Runtime<'_> {
         let state = match directory.load() {
             Ok(state) => state,
             Err(error) if options.force => {
-                self.log.warn(&format!("{}: only its directory is removed", text(&error)));
+                self.log.warn(&text(&error));
+                self.clear_lost_cgroup(&directory)?;
                 None
             }
             Err(error) => return Err(error),
@@ -324,6 +326,17 @@ impl Runtime<'_> {
             ));
         }
         self.destroy(&directory, state.as_ref())
+    }
+
+    /// Without a readable state, the kept configuration tells where the container's cgroup is, by the rule that made it.
+    fn clear_lost_cgroup(&self, directory: &Directory) -> Result<()> {
+        let Ok(spec) = directory.config().and_then(|text| config::parse_saved(&text)) else { return Ok(()) };
+        let host = self.host()?;
+        let linux = spec.linux().as_ref();
+        let plan =
+            cgroups::plan(&host.layout, directory.id(), linux, host.rootless, &mut Findings::default());
+        plan.cgroup().signal_all(libc::SIGKILL)?;
+        plan.cgroup().remove()
     }
 
     /// Removes everything of a container whose init has ended, then runs the poststop hooks.

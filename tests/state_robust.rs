@@ -61,7 +61,8 @@ fn a_damaged_state_is_named_and_the_others_are_listed() {
         assert!(said.err.contains(&other), "{damage:?}: {said:?}");
         c.say(&["state"]).fails(1, &other);
         c.say(&["delete", "--force"]).ok();
-        b.say(&["list", "-q"]).ok();
+        b.say(&["delete", "--force", &b.id]).ok();
+        b.assert_nothing_left();
     }
 }
 

@@ -148,13 +148,15 @@ impl Runtime<'_> {
         let result = init.release().and_then(|released| {
             released.wait_for_program()?;
             self.after_start(&directory, &state)?;
-            let Some(signals) = signals else { return Ok((0, false)) };
-            if let Some(relay) = &relay {
-                relay.run(released.pid, released.pidfd.as_fd())?;
-            }
-            let directory = directory.unlock();
-            let status = foreground::attend(&signals, released.pid, released.pidfd.as_fd(), master)?;
-            drop(directory);
+            let Some(signals) = signals else {
+                let _directory = directory.unlock();
+                if let Some(relay) = &relay {
+                    relay.run(released.pid, released.pidfd.as_fd())?;
+                }
+                return Ok((0, false));
+            };
+            let _directory = directory.unlock();
+            let status = foreground::attend(&signals, &released, master, relay, self.log)?;
             Ok((status, true))
         });
         match result {

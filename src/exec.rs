@@ -107,7 +107,7 @@ impl Runtime<'_> {
         }
         match signals {
             None => Ok(0),
-            Some(signals) => foreground::attend(&signals, released.pid, released.pidfd.as_fd(), master),
+            Some(signals) => foreground::attend(&signals, &released, master, None, self.log),
         }
     }
 }

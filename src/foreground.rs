@@ -1,16 +1,19 @@
 //! A container process in the foreground: signals are forwarded, its terminal relayed, its exit status is ours.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
-use crate::sys::tasks::pidfd_send_signal;
+use crate::error::text;
+use crate::log::Log;
+use crate::notify;
+use crate::process::Released;
+use crate::sys::tasks::{Ended, pidfd_send_signal, wait_any};
 use crate::terminal::Relay;
 
 /// Signals of this process, held until they can be forwarded. Made before the container's process is there, so that
@@ -29,91 +32,131 @@ impl Signals {
     }
 }
 
-/// Waits for the end of `pid`, and in the meantime is its terminal and passes signals on.
+/// Waits for the end of `program`, and in the meantime is its terminal, passes signals on and relays that it is ready.
 /// The answer is the status to exit with: the program's own, or 128 + n when signal n ended it.
-pub fn attend(signals: &Signals, pid: Pid, pidfd: BorrowedFd<'_>, master: Option<OwnedFd>) -> Result<i32> {
-    let mut relay = master.map(Relay::new).transpose()?;
+pub fn attend(
+    signals: &Signals,
+    program: &Released,
+    master: Option<OwnedFd>,
+    mut ready: Option<notify::Relay>,
+    log: &Log,
+) -> Result<i32> {
+    let mut terminal = master.map(Relay::new).transpose()?;
     let mut status = None;
     loop {
         if let Some(status) = status
-            && relay.as_ref().is_none_or(|relay| !drain(relay))
+            && !terminal.as_ref().is_some_and(has_output)
         {
             return Ok(status);
         }
-        let (input, master) =
-            relay.as_ref().map(Relay::interest).unwrap_or((PollFlags::empty(), PollFlags::empty()));
-        let events = {
-            let stdin = std::io::stdin();
-            let mut wanted = vec![PollFd::new(signals.0.as_fd(), PollFlags::POLLIN)];
-            // once the program has ended, only what is left in the terminal counts
-            let timeout = if status.is_some() { PollTimeout::ZERO } else { PollTimeout::NONE };
-            if let Some(relay) = &relay {
-                if relay.is_open() {
-                    wanted.push(PollFd::new(relay.master(), master));
-                } else {
-                    wanted.push(PollFd::new(signals.0.as_fd(), PollFlags::empty()));
-                }
-                if !input.is_empty() && status.is_none() {
-                    wanted.push(PollFd::new(stdin.as_fd(), input));
-                }
+        let seen = wait(signals, terminal.as_ref(), ready.as_ref(), status.is_some())?;
+        if let Some(terminal) = &mut terminal {
+            if seen.master.is_some_and(|events| events.contains(PollFlags::POLLOUT)) {
+                terminal.give_input();
             }
-            match poll(&mut wanted, timeout) {
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno).context("wait for the container"),
+            if seen.master.is_some_and(|events| events != PollFlags::POLLOUT) {
+                terminal.take_output();
             }
-            wanted.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect::<Vec<_>>()
-        };
-        let seen = |index: usize| events.get(index).copied().unwrap_or(PollFlags::empty());
-        if let Some(relay) = &mut relay {
-            if seen(1).contains(PollFlags::POLLOUT) {
-                relay.give_input();
+            if seen.input.is_some() {
+                terminal.take_input();
             }
-            if seen(1).intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR) {
-                relay.take_output();
-            }
-            if seen(2).intersects(PollFlags::POLLIN | PollFlags::POLLHUP | PollFlags::POLLERR) {
-                relay.take_input();
+        }
+        if seen.ready.is_some()
+            && let Some(relay) = ready.take()
+        {
+            match relay.pass_on(program.pid) {
+                Ok(true) => {}
+                Ok(false) => ready = Some(relay),
+                Err(error) => log.warn(&text(&error)),
             }
         }
         while let Ok(Some(signal)) = signals.0.read_signal() {
             match signal.ssi_signo as i32 {
-                libc::SIGCHLD => status = reap(pid).or(status),
-                libc::SIGWINCH => relay.iter().for_each(Relay::resize),
-                // the Go runtime's own signal, of callers that are written in it
+                libc::SIGCHLD => status = reap(program.pid).or(status),
+                libc::SIGWINCH => terminal.iter().for_each(Relay::resize),
+                // how programs in Go interrupt their own threads: it is not meant for us
                 libc::SIGURG => {}
-                number => forward(pidfd, number),
+                // it may have ended in this moment, which SIGCHLD will say
+                number => _ = pidfd_send_signal(program.pidfd.as_fd(), number),
             }
         }
     }
 }
 
+/// What has happened to each descriptor that is waited for.
+#[derive(Default)]
+struct Seen {
+    master: Option<PollFlags>,
+    input: Option<PollFlags>,
+    ready: Option<PollFlags>,
+}
+
+enum Source {
+    Signals,
+    Master,
+    Input,
+    Ready,
+}
+
+/// Waits for the next thing to do; once the program has ended, only what is left in the terminal counts.
+fn wait(
+    signals: &Signals,
+    terminal: Option<&Relay>,
+    ready: Option<&notify::Relay>,
+    ended: bool,
+) -> Result<Seen> {
+    let stdin = std::io::stdin();
+    let mut sources = vec![(Source::Signals, signals.0.as_fd(), PollFlags::POLLIN)];
+    if let Some(terminal) = terminal.filter(|terminal| terminal.is_open()) {
+        let (input, master) = terminal.interest();
+        sources.push((Source::Master, terminal.master(), master));
+        if !input.is_empty() && !ended {
+            sources.push((Source::Input, stdin.as_fd(), input));
+        }
+    }
+    if let Some(relay) = ready {
+        sources.push((Source::Ready, relay.fd(), PollFlags::POLLIN));
+    }
+    let mut wanted: Vec<PollFd<'_>> =
+        sources.iter().map(|(_, fd, events)| PollFd::new(*fd, *events)).collect();
+    let timeout = if ended { PollTimeout::ZERO } else { PollTimeout::NONE };
+    match poll(&mut wanted, timeout) {
+        Ok(_) => {}
+        Err(Errno::EINTR) => return Ok(Seen::default()),
+        Err(errno) => return Err(errno).context("wait for the container"),
+    }
+    let mut seen = Seen::default();
+    for ((source, ..), fd) in sources.iter().zip(&wanted) {
+        let events = fd.revents().filter(|events| !events.is_empty());
+        match source {
+            Source::Signals => {}
+            Source::Master => seen.master = events,
+            Source::Input => seen.input = events,
+            Source::Ready => seen.ready = events,
+        }
+    }
+    Ok(seen)
+}
+
 /// True while the terminal still has output to pass on.
-fn drain(relay: &Relay) -> bool {
-    let mut wanted = [PollFd::new(relay.master(), PollFlags::POLLIN)];
-    relay.is_open()
-        && poll(&mut wanted, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+fn has_output(terminal: &Relay) -> bool {
+    let mut wanted = [PollFd::new(terminal.master(), PollFlags::POLLIN)];
+    terminal.is_open()
+        && poll(&mut wanted, PollTimeout::ZERO).is_ok()
         && wanted.iter().any(|fd| fd.revents().is_some_and(|events| events.contains(PollFlags::POLLIN)))
 }
 
-fn forward(pidfd: BorrowedFd<'_>, number: i32) {
-    // it may have ended in this moment, which SIGCHLD will say
-    let _sent = pidfd_send_signal(pidfd, number);
-}
-
-/// Collects every ended child: as a subreaper we get orphans of the container too. The status of `pid`, if it is among them.
+/// Collects every ended child: as a subreaper we get orphans of the container too. The status of `pid`, if it is among
+/// them.
 fn reap(pid: Pid) -> Option<i32> {
     let mut status = None;
-    loop {
-        match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(ended, code)) if ended == pid => status = Some(code),
-            Ok(WaitStatus::Signaled(ended, signal, _)) if ended == pid => status = Some(exit_status(signal)),
-            Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return status,
-            Err(Errno::EINTR) | Ok(_) => {}
-            Err(_) => return status,
+    while let Some((ended, how)) = wait_any() {
+        if ended == pid {
+            status = Some(match how {
+                Ended::Exited(code) => code,
+                Ended::Killed(signal) => 128 + signal,
+            });
         }
     }
-}
-
-fn exit_status(signal: Signal) -> i32 {
-    128 + signal as i32
+    status
 }

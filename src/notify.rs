@@ -75,24 +75,36 @@ impl Relay {
         Ok(Some(Self { socket, manager }))
     }
 
+    /// Readable when the program has said something.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// Takes what the program has said. True when that was that it is ready, which the manager now knows.
+    pub fn pass_on(&self, pid: Pid) -> Result<bool> {
+        let mut buffer = [0_u8; 4096];
+        let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())
+            .context("NOTIFY_SOCKET: receive from the container")?;
+        let text = buffer.get(..length).unwrap_or_default();
+        match text.split(|byte| *byte == b'\n').find(|line| line.starts_with(b"READY=")) {
+            Some(line) => self.tell(line, pid).map(|()| true),
+            None => Ok(false),
+        }
+    }
+
     /// Waits until the program says that it is ready, or has ended, and tells the manager.
     pub fn run(&self, pid: Pid, pidfd: BorrowedFd<'_>) -> Result<()> {
-        let mut buffer = [0_u8; 4096];
         loop {
             let mut wanted =
-                [PollFd::new(self.socket.as_fd(), PollFlags::POLLIN), PollFd::new(pidfd, PollFlags::POLLIN)];
+                [PollFd::new(self.fd(), PollFlags::POLLIN), PollFd::new(pidfd, PollFlags::POLLIN)];
             match poll(&mut wanted, PollTimeout::NONE) {
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno).context("NOTIFY_SOCKET: wait for the container"),
             }
             let [message, end] = wanted.map(|fd| fd.any().unwrap_or(false));
             if message {
-                let length = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty())
-                    .context("NOTIFY_SOCKET: receive from the container")?;
-                let text = buffer.get(..length).unwrap_or_default();
-                let ready = text.split(|byte| *byte == b'\n').find(|line| line.starts_with(b"READY="));
-                if let Some(line) = ready {
-                    return self.tell(line, pid);
+                if self.pass_on(pid)? {
+                    return Ok(());
                 }
             } else if end {
                 return Ok(());

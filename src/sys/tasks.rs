@@ -181,6 +181,40 @@ pub fn namespace_type(fd: BorrowedFd<'_>) -> nix::Result<u64> {
     Ok(kind as u64)
 }
 
+/// How a process has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// With this status.
+    Exited(i32),
+    /// By this signal, which may be a real-time one.
+    Killed(i32),
+}
+
+/// Collects one ended child, whichever it is, without waiting (waitpid(2), `WNOHANG`).
+pub fn wait_any() -> Option<(Pid, Ended)> {
+    let mut status: libc::c_int = 0;
+    loop {
+        // SAFETY: the pointer is to an int that lives across the call.
+        match unsafe { libc::waitpid(-1, &raw mut status, libc::WNOHANG) } {
+            pid if pid > 0 && libc::WIFEXITED(status) => {
+                return Some((Pid::from_raw(pid), Ended::Exited(libc::WEXITSTATUS(status))));
+            }
+            pid if pid > 0 && libc::WIFSIGNALED(status) => {
+                return Some((Pid::from_raw(pid), Ended::Killed(libc::WTERMSIG(status))));
+            }
+            pid if pid > 0 => {}
+            pid if pid < 0 && Errno::last() == Errno::EINTR => {}
+            _ => return None,
+        }
+    }
+}
+
+/// SIGCHLD back to its default: a caller may have left it ignored, and then nothing could be waited for (wait(2)).
+pub fn keep_ended_children() {
+    // SAFETY: SIG_DFL is a valid action for it.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+}
+
 /// Every signal back to its default action and none blocked: what a new program expects.
 pub fn reset_signals() -> nix::Result<()> {
     for number in 1..=libc::SIGRTMAX() {

@@ -371,15 +371,3 @@ fn the_environment_of_the_runtime_stays_outside() {
     let said = b.say_command(command.env("BERTH_SECRET", "x")).ok();
     assert!(!said.out.contains("BERTH_SECRET"), "{said:?}");
 }
-
-#[test]
-fn a_notify_socket_of_the_caller_has_its_place_inside() {
-    let Some(b) = bundle("exec sleep 1000") else { return };
-    let path = b.scratch().join("notify");
-    let _listener = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
-    let mut command = b.launch_command("create", &[], &b.id);
-    let mut create = support::Running::start(command.env("NOTIFY_SOCKET", &path), b.scratch());
-    create.end().ok();
-    let said = b.say(&["exec", &b.id, "ls", "-d", "/run/notify"]);
-    assert_eq!(said.ok().out, "/run/notify\n");
-}

@@ -35,6 +35,7 @@ const INSIDE: &str = "BERTH_ROOTFS_TEST_DIRECTORY";
 /// a second thread that only waits, which is why the mounts are read of `thread-self`.
 fn on_host(name: &str, host: fn(&Path)) {
     if let Some(directory) = std::env::var_os(INSIDE) {
+        await_main_thread();
         unshare(CloneFlags::CLONE_NEWNS).unwrap();
         mount(None::<&str>, "/", None::<&str>, MsFlags::MS_PRIVATE | MsFlags::MS_REC, None::<&str>).unwrap();
         umask(Mode::empty());
@@ -54,6 +55,14 @@ fn on_host(name: &str, host: fn(&Path)) {
     let text =
         format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
+
+/// The harness has a second thread, which starts this one and then only waits. Until it does, it may hold a lock of the C
+/// library, which a copy of this process would wait for in vain.
+fn await_main_thread() {
+    while !fs::read_to_string("/proc/self/stat").unwrap().contains(") S ") {
+        std::thread::yield_now();
+    }
 }
 
 /// Runs `container` in new mount and PID namespaces; `meanwhile` on the host until it ends.

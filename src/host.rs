@@ -1,8 +1,11 @@
 //! Facts about this machine and this caller, read once.
 
-use anyhow::{Context, Result};
+use std::path::PathBuf;
 
-use crate::cgroups::Layout;
+use anyhow::{Context, Result};
+use nix::unistd::AccessFlags;
+
+use crate::cgroups::{Hierarchy, Layout};
 use crate::security_labels::{self, LsmFacts};
 use crate::sys::credentials::capget;
 
@@ -15,6 +18,8 @@ pub struct Host {
     pub rootless: bool,
     /// Where cgroups are.
     pub layout: Layout,
+    /// The caller can make cgroups, in one hierarchy at least.
+    pub can_make_cgroups: bool,
     /// The highest capability that the kernel knows (`CAP_*`).
     pub last_capability: u8,
     /// The capabilities that the caller can hand on, as a mask.
@@ -29,10 +34,13 @@ impl Host {
         let euid = nix::unistd::geteuid().as_raw();
         let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
             .context("read the highest capability")?;
+        let rootless = rootless.unwrap_or(euid != 0 || in_user_namespace());
+        let layout = Layout::read()?;
         Ok(Self {
             euid,
-            rootless: rootless.unwrap_or(euid != 0 || in_user_namespace()),
-            layout: Layout::read()?,
+            rootless,
+            can_make_cgroups: !rootless || can_make_cgroups(&layout),
+            layout,
             last_capability: last.trim().parse().context("read the highest capability")?,
             held_capabilities: capget().context("capget")?.permitted,
             lsm: LsmFacts {
@@ -41,6 +49,19 @@ impl Host {
             },
         })
     }
+}
+
+/// Whether some hierarchy lets this caller make a directory where its containers' cgroups go.
+fn can_make_cgroups(layout: &Layout) -> bool {
+    let writable = |place: PathBuf| nix::unistd::access(&place, AccessFlags::W_OK).is_ok();
+    let below = |hierarchy: &Hierarchy| Some(hierarchy.mount.join(hierarchy.own.as_ref()?));
+    layout.v1.iter().filter_map(below).any(writable)
+        || layout
+            .unified
+            .as_ref()
+            .and_then(below)
+            .and_then(|own| Some(own.parent()?.to_owned()))
+            .is_some_and(writable)
 }
 
 /// True when the ids of this process are not those of the host (user_namespaces(7)).

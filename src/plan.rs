@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxResources, LinuxSeccomp, Process, Spec};
 
 use crate::cgroups;
 use crate::credentials::{self, Credentials};
@@ -163,8 +163,15 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
     let linux = spec.linux().as_ref();
     let namespaces =
         namespaces::plan(linux, spec.hostname().as_deref(), spec.domainname().as_deref(), findings);
-    let cgroup = (!request.no_cgroup)
+    let cgroup = (!request.no_cgroup && host.can_make_cgroups)
         .then(|| cgroups::plan(&host.layout, &request.id, linux, host.rootless, findings));
+    if !request.no_cgroup && cgroup.is_none() && asks_for_limits(linux) {
+        findings.problem_hint(
+            "linux.resources",
+            "this user may not make cgroups on this host, so no limit can be kept",
+            "have the cgroup's directory delegated to the user, or leave the limits out",
+        );
+    }
     let facts = rootfs::Facts {
         bundle,
         user_namespace: namespaces.has(Kind::User),
@@ -196,8 +203,9 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
     if let Some(profile) = &seccomp {
         seccomp::validate(profile, findings);
     }
+    let held = capabilities_held(host, namespaces.has(Kind::User));
     let program =
-        spec.process().as_ref().map(|process| program(process, "process.", request, host, findings));
+        spec.process().as_ref().map(|process| program(process, "process.", request, host, held, findings));
     unsupported(spec, findings);
     Plan {
         id: request.id.clone(),
@@ -214,12 +222,27 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
     }
 }
 
-/// Decides what a process is, for create and exec. `prefix` stands before the names of fields.
+/// Whether `linux.resources` has more than device rules, which an ordinary user cannot loosen anyway.
+fn asks_for_limits(linux: Option<&Linux>) -> bool {
+    linux.and_then(|linux| linux.resources().as_ref()).is_some_and(|resources| {
+        let mut limits = resources.clone();
+        limits.set_devices(None);
+        limits != LinuxResources::default()
+    })
+}
+
+/// The capabilities that a process can get: the first of a user namespace has them all there (user_namespaces(7)).
+pub fn capabilities_held(host: &Host, user_namespace: bool) -> u64 {
+    if user_namespace { u64::MAX >> (63 - host.last_capability.min(63)) } else { host.held_capabilities }
+}
+
+/// Decides what a process is, for create and exec; `held` are the capabilities that it can get. `prefix` stands before the names of fields.
 pub fn program(
     process: &Process,
     prefix: &str,
     request: &Request,
     host: &Host,
+    held: u64,
     findings: &mut Findings,
 ) -> Program {
     let args = strings(&format!("{prefix}args"), process.args().as_deref().unwrap_or_default(), findings);
@@ -256,7 +279,7 @@ pub fn program(
         env: strings(&format!("{prefix}env"), &env, findings),
         args,
         cwd,
-        credentials: credentials::plan(process, host.last_capability, host.held_capabilities, findings),
+        credentials: credentials::plan(process, host.last_capability, held, findings),
         limits: resource_limits::plan(process, findings),
         labels: security_labels::plan(process, host.lsm, findings),
         terminal,

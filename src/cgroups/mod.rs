@@ -19,7 +19,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
-pub use layout::Layout;
+pub use layout::{Hierarchy, Layout};
 pub use plan::{Plan, plan};
 
 use crate::error::hinted;

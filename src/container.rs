@@ -408,6 +408,15 @@ impl Runtime<'_> {
         if let Some(profile) = &plan.seccomp {
             seccomp::unknown_names(profile, &mut findings);
         }
+        for (field, path, directory) in plan.rootfs.needs() {
+            match std::fs::metadata(path) {
+                Ok(found) if directory && !found.is_dir() => {
+                    findings.problem(field, format!("{path:?} is not a directory"));
+                }
+                Ok(_) => {}
+                Err(error) => findings.problem(field, format!("{path:?}: {}", text(&error.into()))),
+            }
+        }
         for join in &plan.namespaces.join {
             if let Err(error) = crate::namespaces::open_join(join) {
                 findings.problem(

@@ -196,9 +196,13 @@ impl Plan {
         &self.root
     }
 
-    /// Some bind mount may have a source that only the credentials outside of the user namespace reach.
-    pub fn host_sources(&self) -> bool {
-        self.user_namespace && self.steps.iter().any(Step::is_bind)
+    /// What must be there on the host: each path with the property that names it, and whether it must be a directory.
+    pub fn needs(&self) -> Vec<(String, &Path, bool)> {
+        let binds = self.steps.iter().filter_map(|step| match &step.kind {
+            steps::Kind::Bind(source) => Some((format!("{}.source", step.field), source.as_path(), false)),
+            _ => None,
+        });
+        std::iter::once(("root.path".to_owned(), self.root.as_path(), true)).chain(binds).collect()
     }
 
     /// One line a step, in order, for people.

@@ -74,7 +74,7 @@ impl Runtime<'_> {
             Purpose::Later | Purpose::Detached => None,
         };
         let (kit, ours, born_in) = kit(options, &directory, &state)?;
-        let init = process::spawn_exec(&program, kit, ours, born_in.as_ref())?;
+        let mut init = process::spawn_exec(&program, kit, ours, born_in.as_ref())?;
         if let Some(adj) = program.oom_score_adj {
             creation::set_oom_score_adj(init.pid, adj)?;
         }

@@ -119,7 +119,7 @@ impl Runtime<'_> {
             ));
         }
         let request = self.request(&options.id, options.preserve_fds);
-        check_inherited(request.preserve_fds + request.listen_fds)?;
+        check_inherited(request.listen_fds, request.preserve_fds)?;
         let host = self.host()?;
         let root = Root::make(&self.root.path, self.root.sticky)?;
         creation::make(&root, options, purpose, request, &host, self.log)
@@ -489,12 +489,29 @@ pub fn listen_fds() -> u32 {
     }
 }
 
-/// The descriptors that the program is to get must be there.
-pub fn check_inherited(count: u32) -> Result<()> {
-    for number in 3..3 + count as i32 {
+/// The descriptors that the program is to get must be there: those of socket activation first, then the preserved ones.
+pub fn check_inherited(listen_fds: u32, preserve_fds: u32) -> Result<()> {
+    let given = [("LISTEN_FDS", listen_fds), ("--preserve-fds", preserve_fds)];
+    let sources = given.into_iter().flat_map(|(source, count)| (0..count).map(move |_| source));
+    for (number, source) in (3..i32::MAX).zip(sources) {
         if descriptors::status(number).is_none() {
-            bail!("--preserve-fds: descriptor {number} is not open");
+            bail!("{source}: descriptor {number} is not open");
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_of_descriptors_beyond_all_is_refused_and_not_counted_round() {
+        for (listen, preserve) in [(0, u32::MAX), (u32::MAX, u32::MAX), (0, 1 << 31), (u32::MAX - 1, 2)] {
+            let error = check_inherited(listen, preserve).unwrap_err().to_string();
+            let source = if listen == 0 { "--preserve-fds" } else { "LISTEN_FDS" };
+            assert!(error.starts_with(source) && error.ends_with("is not open"), "{error}");
+        }
+        check_inherited(0, 0).unwrap();
+    }
 }

@@ -31,7 +31,7 @@ impl Runtime<'_> {
     /// Runs a further process. The answer is the exit status: the program's, or 0 when it is left alone.
     pub fn exec(&self, options: &ExecOptions) -> Result<i32> {
         let listen_fds = listen_fds();
-        check_inherited(options.preserve_fds + listen_fds)?;
+        check_inherited(listen_fds, options.preserve_fds)?;
         let directory = self.find(&options.id)?;
         let state = directory.state()?;
         match directory.status(&state) {

@@ -65,9 +65,10 @@ impl Kit {
 }
 
 fn close_all_but(preserved: u32, mut kept: Vec<RawFd>) -> nix::Result<()> {
-    let mut next = 3 + preserved as RawFd;
+    let first = RawFd::try_from(preserved).unwrap_or(RawFd::MAX).saturating_add(3);
+    let mut next = first;
     kept.sort_unstable();
-    for fd in kept.into_iter().filter(|fd| *fd >= 3 + preserved as RawFd) {
+    for fd in kept.into_iter().filter(|fd| *fd >= first) {
         descriptors::close_between(next, fd - 1)?;
         next = fd + 1;
     }

@@ -267,7 +267,7 @@ pub fn program(
         oom_score_adj: resource_limits::oom_score(process, findings),
         keyring: (!request.no_new_keyring)
             .then(|| CString::new(format!("_ses.{}", request.id)).unwrap_or_default()),
-        preserve_fds: request.preserve_fds + request.listen_fds,
+        preserve_fds: request.preserve_fds.saturating_add(request.listen_fds),
     }
 }
 

@@ -147,11 +147,12 @@ impl Runtime<'_> {
         let result = init.release().and_then(|released| {
             released.wait_for_program()?;
             self.after_start(&directory, &state)?;
-            let Some(signals) = signals else { return Ok((0, false)) };
+            // who wants to stop or delete it need not wait until the program says that it is ready
+            let directory = directory.unlock();
             if let Some(relay) = &relay {
                 relay.run(released.pid, released.pidfd.as_fd())?;
             }
-            let directory = directory.unlock();
+            let Some(signals) = signals else { return Ok((0, false)) };
             let status = foreground::attend(&signals, released.pid, released.pidfd.as_fd(), master)?;
             drop(directory);
             Ok((status, true))

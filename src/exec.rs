@@ -103,7 +103,7 @@ impl Runtime<'_> {
         released.wait_for_program()?;
         // engines take a pid file as the sign of success, so it comes after the last thing that can fail
         if let Some(path) = &pid_file {
-            creation::write_pid_file(path, released.pid)?;
+            creation::write_pid_file(path, released.pid).inspect_err(|_| released.kill())?;
         }
         match signals {
             None => Ok(0),

@@ -61,7 +61,8 @@ impl Runtime<'_> {
             listen_fds,
             ..Request::default()
         };
-        let program = plan::program(&process, prefix, &request, &host, &mut findings);
+        let held = plan::held(&host, state.namespaces & Kind::User.flag() != 0);
+        let program = plan::program(&process, prefix, &request, &host, held, &mut findings);
         let purpose = if options.detach { Purpose::Detached } else { Purpose::Foreground };
         check_terminal(program.terminal, console.is_some(), purpose)?;
         accept(&findings, self.log)?;

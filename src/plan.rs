@@ -41,7 +41,7 @@ pub struct Request {
 /// What init becomes.
 #[derive(Debug, Clone)]
 pub struct Program {
-    /// The property's prefix in messages: `process.` or nothing.
+    /// The program and its arguments.
     pub args: Vec<CString>,
     /// `NAME=value`, each name once.
     pub env: Vec<CString>,
@@ -196,8 +196,9 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
     if let Some(profile) = &seccomp {
         seccomp::validate(profile, findings);
     }
+    let held = held(host, namespaces.has(Kind::User));
     let program =
-        spec.process().as_ref().map(|process| program(process, "process.", request, host, findings));
+        spec.process().as_ref().map(|process| program(process, "process.", request, host, held, findings));
     unsupported(spec, findings);
     Plan {
         id: request.id.clone(),
@@ -214,12 +215,20 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
     }
 }
 
-/// Decides what a process is, for create and exec. `prefix` stands before the names of fields.
+/// The capabilities that a container's process begins with, as a mask: in a user namespace that it enters it has all of
+/// them (user_namespaces(7)), else those of the runtime.
+pub fn held(host: &Host, user_namespace: bool) -> u64 {
+    if user_namespace { u64::MAX } else { host.held_capabilities }
+}
+
+/// Decides what a process is, for create and exec. `prefix` stands before the names of fields, `held` are the capabilities
+/// that it can be given.
 pub fn program(
     process: &Process,
     prefix: &str,
     request: &Request,
     host: &Host,
+    held: u64,
     findings: &mut Findings,
 ) -> Program {
     let args = strings(&format!("{prefix}args"), process.args().as_deref().unwrap_or_default(), findings);
@@ -256,7 +265,7 @@ pub fn program(
         env: strings(&format!("{prefix}env"), &env, findings),
         args,
         cwd,
-        credentials: credentials::plan(process, host.last_capability, host.held_capabilities, findings),
+        credentials: credentials::plan(process, host.last_capability, held, findings),
         limits: resource_limits::plan(process, findings),
         labels: security_labels::plan(process, host.lsm, findings),
         terminal,
@@ -330,6 +339,36 @@ mod tests {
     fn the_last_value_of_a_variable_counts() {
         let env = ["A=1", "B=2", "A=3", "C=", "B=4=5"].map(str::to_owned);
         assert_eq!(last_of_each(&env), ["A=3", "C=", "B=4=5"]);
+    }
+
+    #[test]
+    fn an_ordinary_user_has_all_capabilities_in_its_user_namespace() {
+        let host = Host {
+            euid: 1000,
+            rootless: true,
+            layout: cgroups::Layout::default(),
+            last_capability: 40,
+            held_capabilities: 0,
+            lsm: security_labels::LsmFacts::default(),
+        };
+        let granted = |namespaces: &str| {
+            let text = format!(
+                r#"{{"ociVersion":"1.0.0","root":{{"path":"r"}},
+                "process":{{"user":{{"uid":0,"gid":0}},"args":["a"],"cwd":"/",
+                "capabilities":{{"bounding":["CAP_KILL"],"effective":["CAP_KILL"],"permitted":["CAP_KILL"]}}}},
+                "linux":{{"namespaces":{namespaces},
+                "uidMappings":[{{"containerID":0,"hostID":1000,"size":1}}],
+                "gidMappings":[{{"containerID":0,"hostID":1000,"size":1}}]}}}}"#
+            );
+            let spec: Spec = serde_json::from_str(&text).unwrap();
+            let request = Request { no_cgroup: true, ..Request::default() };
+            let plan = make(&spec, Path::new("/b"), &request, &host, &mut Findings::default());
+            let credentials = plan.program.unwrap().credentials;
+            [credentials.bounding, credentials.permitted, credentials.effective]
+        };
+        assert_eq!(granted(r#"[{"type":"user"},{"type":"mount"}]"#), [1 << 5; 3]);
+        assert_eq!(granted(r#"[{"type":"user","path":"/proc/1/ns/user"},{"type":"mount"}]"#), [1 << 5; 3]);
+        assert_eq!(granted(r#"[{"type":"mount"}]"#), [0; 3]);
     }
 
     #[test]

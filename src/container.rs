@@ -120,7 +120,7 @@ impl Runtime<'_> {
             ));
         }
         let request = self.request(&options.id, options.preserve_fds);
-        check_inherited(request.preserve_fds + request.listen_fds)?;
+        check_inherited(request.listen_fds, request.preserve_fds)?;
         let host = self.host()?;
         let root = Root::make(&self.root.path, self.root.sticky)?;
         creation::make(&root, options, purpose, request, &host, self.log)
@@ -148,21 +148,20 @@ impl Runtime<'_> {
         let result = init.release().and_then(|released| {
             released.wait_for_program()?;
             self.after_start(&directory, &state)?;
+            // who wants to stop or delete it need not wait until the program says that it is ready
+            drop(directory);
             let Some(signals) = signals else {
-                let _directory = directory.unlock();
                 if let Some(relay) = &relay {
                     relay.run(released.pid, released.pidfd.as_fd())?;
                 }
                 return Ok((0, false));
             };
-            let _directory = directory.unlock();
-            let status = foreground::attend(&signals, &released, master, relay, self.log)?;
-            Ok((status, true))
+            Ok((foreground::attend(&signals, &released, master, relay, self.log)?, true))
         });
         match result {
             Ok((status, ended)) => {
                 if ended && !options.keep {
-                    self.delete_ended(&options.create.id)?;
+                    self.delete_ended(&state)?;
                 }
                 Ok(status)
             }
@@ -174,13 +173,14 @@ impl Runtime<'_> {
         }
     }
 
-    /// The container of a foreground `run` has ended. Somebody else may have deleted it meanwhile.
-    fn delete_ended(&self, id: &str) -> Result<()> {
-        let Some(directory) = self.open_root()?.find(id)? else { return Ok(()) };
+    /// The container of a foreground `run` has ended. Somebody else may have deleted it meanwhile, and have made another
+    /// one with its id.
+    fn delete_ended(&self, ours: &State) -> Result<()> {
+        let Some(directory) = self.open_root()?.find(&ours.id)? else { return Ok(()) };
         let directory = directory.lock()?;
         match directory.load()? {
-            Some(state) => self.destroy(&directory, Some(&state)),
-            None => Ok(()),
+            Some(state) if state.init == ours.init => self.destroy(&directory, Some(&state)),
+            _ => Ok(()),
         }
     }
 
@@ -513,12 +513,29 @@ pub fn listen_fds() -> u32 {
     }
 }
 
-/// The descriptors that the program is to get must be there.
-pub fn check_inherited(count: u32) -> Result<()> {
-    for number in 3..3 + count as i32 {
+/// The descriptors that the program is to get must be there: those of socket activation first, then the preserved ones.
+pub fn check_inherited(listen_fds: u32, preserve_fds: u32) -> Result<()> {
+    let given = [("LISTEN_FDS", listen_fds), ("--preserve-fds", preserve_fds)];
+    let sources = given.into_iter().flat_map(|(source, count)| (0..count).map(move |_| source));
+    for (number, source) in (3..i32::MAX).zip(sources) {
         if descriptors::status(number).is_none() {
-            bail!("--preserve-fds: descriptor {number} is not open");
+            bail!("{source}: descriptor {number} is not open");
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_number_of_descriptors_beyond_all_is_refused_and_not_counted_round() {
+        for (listen, preserve) in [(0, u32::MAX), (u32::MAX, u32::MAX), (0, 1 << 31), (u32::MAX - 1, 2)] {
+            let error = check_inherited(listen, preserve).unwrap_err().to_string();
+            let source = if listen == 0 { "--preserve-fds" } else { "LISTEN_FDS" };
+            assert!(error.starts_with(source) && error.ends_with("is not open"), "{error}");
+        }
+        check_inherited(0, 0).unwrap();
+    }
 }

@@ -31,7 +31,7 @@ impl Runtime<'_> {
     /// Runs a further process. The answer is the exit status: the program's, or 0 when it is left alone.
     pub fn exec(&self, options: &ExecOptions) -> Result<i32> {
         let listen_fds = listen_fds();
-        check_inherited(options.preserve_fds + listen_fds)?;
+        check_inherited(listen_fds, options.preserve_fds)?;
         let directory = self.find(&options.id)?;
         let state = directory.state()?;
         match directory.status(&state) {
@@ -61,7 +61,7 @@ impl Runtime<'_> {
             listen_fds,
             ..Request::default()
         };
-        let held = plan::capabilities_held(&host, state.namespaces & Kind::User.flag() != 0);
+        let held = plan::held(&host, state.namespaces & Kind::User.flag() != 0);
         let program = plan::program(&process, prefix, &request, &host, held, &mut findings);
         let purpose = if options.detach { Purpose::Detached } else { Purpose::Foreground };
         check_terminal(program.terminal, console.is_some(), purpose)?;
@@ -104,7 +104,7 @@ impl Runtime<'_> {
         released.wait_for_program()?;
         // engines take a pid file as the sign of success, so it comes after the last thing that can fail
         if let Some(path) = &pid_file {
-            creation::write_pid_file(path, released.pid)?;
+            creation::write_pid_file(path, released.pid).inspect_err(|_| released.kill())?;
         }
         match signals {
             None => Ok(0),

@@ -8,10 +8,11 @@
 
 use std::ffi::{CString, OsString};
 use std::io::{Read, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl, open};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::stat::Mode;
@@ -54,13 +55,22 @@ fn read_only_mount(program: BorrowedFd<'_>) -> nix::Result<MountFd> {
 }
 
 fn sealed_copy(file: &mut std::fs::File) -> Result<std::fs::File> {
-    let mut copy =
-        std::fs::File::from(memfd_create(c"berth", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+    let mut copy = std::fs::File::from(executable_memory()?);
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     copy.write_all(&bytes)?;
     fcntl(&copy, FcntlArg::F_ADD_SEALS(SEALS))?;
     Ok(copy)
+}
+
+fn executable_memory() -> nix::Result<OwnedFd> {
+    /// `MFD_EXEC` of memfd_create(2), kernel 6.3: without it a host can make the copy not executable (`vm.memfd_noexec`).
+    const EXEC: libc::c_uint = 0x10;
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    match memfd_create(c"berth", flags | MFdFlags::from_bits_retain(EXEC)) {
+        Err(Errno::EINVAL) => memfd_create(c"berth", flags),
+        result => result,
+    }
 }
 
 fn run(image: BorrowedFd<'_>) -> anyhow::Error {

@@ -11,10 +11,12 @@ use anyhow::Result;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, AtFlags, OFlag};
 use nix::sys::stat::{Mode, stat};
-use nix::unistd::{AccessFlags, Gid, Uid, faccessat, setfsgid, setfsuid};
+use nix::unistd::{AccessFlags, Gid, Uid, faccessat, getgroups, setfsgid, setfsuid};
 
+use crate::credentials::Credentials;
 use crate::error::{phrases, reason};
 use crate::plan::Program;
+use crate::sys::credentials::setgroups;
 
 /// A program that is there and may be run.
 #[derive(Debug)]
@@ -40,7 +42,7 @@ impl Executable {
 pub fn find(program: &Program) -> Result<Executable> {
     let Some(name) = program.args.first() else { anyhow::bail!("process.args: is empty") };
     let text = name.to_string_lossy().into_owned();
-    let _as_user = FileSystemIds::of(program.credentials.uid, program.credentials.gid);
+    let _as_user = (program.credentials.uid != 0).then(|| AsUser::become_now(&program.credentials));
     if name.as_bytes().contains(&b'/') {
         return match check(name) {
             Ok(()) => Ok(Executable { path: name.clone(), name: text }),
@@ -76,22 +78,27 @@ fn check(path: &CStr) -> nix::Result<()> {
     faccessat(AT_FDCWD, path, AccessFlags::X_OK, AtFlags::AT_EACCESS)
 }
 
-/// Looks at files with another user's permissions for a while (setfsuid(2)).
-struct FileSystemIds {
+/// Looks at files with another user's permissions for a while (setfsuid(2)), its groups included.
+struct AsUser {
     uid: Uid,
     gid: Gid,
+    groups: Vec<u32>,
 }
 
-impl FileSystemIds {
-    fn of(uid: u32, gid: u32) -> Option<Self> {
-        (uid != 0).then(|| Self { gid: setfsgid(Gid::from_raw(gid)), uid: setfsuid(Uid::from_raw(uid)) })
+impl AsUser {
+    fn become_now(user: &Credentials) -> Self {
+        let groups = getgroups().unwrap_or_default().into_iter().map(Gid::as_raw).collect();
+        // where it is not allowed, the process keeps the groups that it has, then as well as now
+        let _changed = setgroups(&user.additional_gids).is_ok();
+        Self { gid: setfsgid(Gid::from_raw(user.gid)), uid: setfsuid(Uid::from_raw(user.uid)), groups }
     }
 }
 
-impl Drop for FileSystemIds {
+impl Drop for AsUser {
     fn drop(&mut self) {
         setfsuid(self.uid);
         setfsgid(self.gid);
+        let _restored = setgroups(&self.groups).is_ok();
     }
 }
 

@@ -65,9 +65,10 @@ impl Kit {
 }
 
 fn close_all_but(preserved: u32, mut kept: Vec<RawFd>) -> nix::Result<()> {
-    let mut next = 3 + preserved as RawFd;
+    let first = RawFd::try_from(preserved).unwrap_or(RawFd::MAX).saturating_add(3);
+    let mut next = first;
     kept.sort_unstable();
-    for fd in kept.into_iter().filter(|fd| *fd >= 3 + preserved as RawFd) {
+    for fd in kept.into_iter().filter(|fd| *fd >= first) {
         descriptors::close_between(next, fd - 1)?;
         next = fd + 1;
     }
@@ -170,7 +171,10 @@ pub fn exec(kit: Kit, program: &Program) -> ! {
             take_terminal(&kit.channel, program, pty)?;
         }
         nix::unistd::chdir(c"/").context("chdir \"/\"")?;
-        ready(program, &Proc::open()?)
+        if !program.labels.is_empty() {
+            program.labels.apply(&Proc::open()?)?;
+        }
+        ready(program)
     });
     match built {
         Ok(ready) => run(kit, &ready, None),
@@ -221,7 +225,9 @@ fn build<'p>(kit: &Kit, plan: &'p Plan) -> Result<Option<Ready<'p>>> {
     }
     sysctl::apply(&plan.sysctls, &proc)?;
     rootfs.finish(&plan.rootfs)?;
-    program.map(|program| ready(program, &proc)).transpose()
+    let Some(program) = program else { return Ok(None) };
+    program.labels.apply(&proc)?;
+    ready(program).map(Some)
 }
 
 /// What needs the new root while it can still be written to.
@@ -289,7 +295,9 @@ fn become_namespace_root() -> nix::Result<()> {
             Err(errno) => return Err(errno),
         }
     }
-    Ok(())
+    // a change of user takes both back (prctl(2))
+    nix::sys::prctl::set_dumpable(false)?;
+    tasks::die_with_parent(Some(Signal::SIGKILL))
 }
 
 /// Asks the runtime and waits for its answer.
@@ -325,12 +333,11 @@ struct Ready<'p> {
     setgroups_allowed: bool,
 }
 
-fn ready<'p>(program: &'p Program, proc: &Proc) -> Result<Ready<'p>> {
+fn ready(program: &Program) -> Result<Ready<'_>> {
     let credentials = &program.credentials;
     own_streams(credentials.uid)?;
     enter_cwd(program)?;
     let executable = executable::find(program)?;
-    program.labels.apply(proc)?;
     let mut env = program.env.clone();
     if !program.has_home {
         env.retain(|entry| !entry.as_bytes().starts_with(b"HOME="));
@@ -341,15 +348,8 @@ fn ready<'p>(program: &'p Program, proc: &Proc) -> Result<Ready<'p>> {
         executable,
         args: CStrings::new(program.args.clone()),
         env: CStrings::new(env),
-        setgroups_allowed: setgroups_allowed(proc)?,
+        setgroups_allowed: credentials::may_setgroups(),
     })
-}
-
-/// An ordinary user's user namespace has given setgroups(2) up (user_namespaces(7)).
-fn setgroups_allowed(proc: &Proc) -> Result<bool> {
-    let file = proc.own_dir().context("look at \"/proc/self\"")?.join("setgroups");
-    let answer = proc.read_to_string(&file).context("look whether setgroups is allowed")?;
-    Ok(answer.trim_end() != "deny")
 }
 
 /// A program that is not root must be able to open `/dev/stdout` again. Pipes, sockets and terminals change hands; files

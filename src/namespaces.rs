@@ -334,26 +334,23 @@ pub fn open_join(join: &Join) -> Result<OwnedFd> {
 /// Joins all of them. The order is that of [`Kind`]; what the caller may not join before it is in the user namespace is
 /// joined after it, with the privileges that it then has.
 pub fn join_all(joins: &[(Kind, OwnedFd)]) -> Result<()> {
-    let mut later: Vec<&(Kind, OwnedFd)> = Vec::new();
-    let into_user = joins.iter().any(|(kind, _)| *kind == Kind::User);
-    for join in joins {
-        match enter(join.0, join.1.as_fd()) {
-            Err(Errno::EPERM) if into_user && join.0 != Kind::User => later.push(join),
-            result => result.with_context(|| format!("join the {} namespace", join.0.name()))?,
+    // setns(2) refuses to enter the user namespace that one is in. Looked at before anything is joined: in another mount
+    // namespace /proc is what somebody has made of it
+    let new: Vec<&(Kind, OwnedFd)> =
+        joins.iter().filter(|(kind, fd)| *kind != Kind::User || !same_as_ours(fd.as_fd())).collect();
+    let into_user = new.iter().any(|(kind, _)| *kind == Kind::User);
+    let mut later = Vec::new();
+    for (kind, fd) in new {
+        match tasks::setns(fd.as_fd(), kind.flag()) {
+            Err(Errno::EPERM) if into_user && *kind != Kind::User => later.push((kind, fd)),
+            result => result.with_context(|| format!("join the {} namespace", kind.name()))?,
         }
     }
     for (kind, fd) in later {
-        enter(*kind, fd.as_fd()).with_context(|| format!("join the {} namespace", kind.name()))?;
+        tasks::setns(fd.as_fd(), kind.flag())
+            .with_context(|| format!("join the {} namespace", kind.name()))?;
     }
     Ok(())
-}
-
-fn enter(kind: Kind, fd: BorrowedFd<'_>) -> nix::Result<()> {
-    if kind == Kind::User && same_as_ours(fd) {
-        // setns(2) refuses to enter the user namespace that one is in
-        return Ok(());
-    }
-    tasks::setns(fd, kind.flag())
 }
 
 fn same_as_ours(fd: BorrowedFd<'_>) -> bool {

@@ -41,7 +41,7 @@ pub struct Request {
 /// What init becomes.
 #[derive(Debug, Clone)]
 pub struct Program {
-    /// The property's prefix in messages: `process.` or nothing.
+    /// The program and its arguments.
     pub args: Vec<CString>,
     /// `NAME=value`, each name once.
     pub env: Vec<CString>,
@@ -203,7 +203,7 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
     if let Some(profile) = &seccomp {
         seccomp::validate(profile, findings);
     }
-    let held = capabilities_held(host, namespaces.has(Kind::User));
+    let held = held(host, namespaces.has(Kind::User));
     let program =
         spec.process().as_ref().map(|process| program(process, "process.", request, host, held, findings));
     unsupported(spec, findings);
@@ -231,12 +231,14 @@ fn asks_for_limits(linux: Option<&Linux>) -> bool {
     })
 }
 
-/// The capabilities that a process can get: the first of a user namespace has them all there (user_namespaces(7)).
-pub fn capabilities_held(host: &Host, user_namespace: bool) -> u64 {
-    if user_namespace { u64::MAX >> (63 - host.last_capability.min(63)) } else { host.held_capabilities }
+/// The capabilities that a container's process begins with, as a mask: in a user namespace that it enters it has all of
+/// them (user_namespaces(7)), else those of the runtime.
+pub fn held(host: &Host, user_namespace: bool) -> u64 {
+    if user_namespace { u64::MAX } else { host.held_capabilities }
 }
 
-/// Decides what a process is, for create and exec; `held` are the capabilities that it can get. `prefix` stands before the names of fields.
+/// Decides what a process is, for create and exec. `prefix` stands before the names of fields, `held` are the capabilities
+/// that it can be given.
 pub fn program(
     process: &Process,
     prefix: &str,
@@ -290,7 +292,7 @@ pub fn program(
         oom_score_adj: resource_limits::oom_score(process, findings),
         keyring: (!request.no_new_keyring)
             .then(|| CString::new(format!("_ses.{}", request.id)).unwrap_or_default()),
-        preserve_fds: request.preserve_fds + request.listen_fds,
+        preserve_fds: request.preserve_fds.saturating_add(request.listen_fds),
     }
 }
 
@@ -353,6 +355,37 @@ mod tests {
     fn the_last_value_of_a_variable_counts() {
         let env = ["A=1", "B=2", "A=3", "C=", "B=4=5"].map(str::to_owned);
         assert_eq!(last_of_each(&env), ["A=3", "C=", "B=4=5"]);
+    }
+
+    #[test]
+    fn an_ordinary_user_has_all_capabilities_in_its_user_namespace() {
+        let host = Host {
+            euid: 1000,
+            rootless: true,
+            can_make_cgroups: false,
+            layout: cgroups::Layout::default(),
+            last_capability: 40,
+            held_capabilities: 0,
+            lsm: security_labels::LsmFacts::default(),
+        };
+        let granted = |namespaces: &str| {
+            let text = format!(
+                r#"{{"ociVersion":"1.0.0","root":{{"path":"r"}},
+                "process":{{"user":{{"uid":0,"gid":0}},"args":["a"],"cwd":"/",
+                "capabilities":{{"bounding":["CAP_KILL"],"effective":["CAP_KILL"],"permitted":["CAP_KILL"]}}}},
+                "linux":{{"namespaces":{namespaces},
+                "uidMappings":[{{"containerID":0,"hostID":1000,"size":1}}],
+                "gidMappings":[{{"containerID":0,"hostID":1000,"size":1}}]}}}}"#
+            );
+            let spec: Spec = serde_json::from_str(&text).unwrap();
+            let request = Request { no_cgroup: true, ..Request::default() };
+            let plan = make(&spec, Path::new("/b"), &request, &host, &mut Findings::default());
+            let credentials = plan.program.unwrap().credentials;
+            [credentials.bounding, credentials.permitted, credentials.effective]
+        };
+        assert_eq!(granted(r#"[{"type":"user"},{"type":"mount"}]"#), [1 << 5; 3]);
+        assert_eq!(granted(r#"[{"type":"user","path":"/proc/1/ns/user"},{"type":"mount"}]"#), [1 << 5; 3]);
+        assert_eq!(granted(r#"[{"type":"mount"}]"#), [0; 3]);
     }
 
     #[test]

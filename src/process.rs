@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
@@ -26,7 +27,7 @@ pub struct Init {
     pub pid: Pid,
     process: Unreleased,
     channel: Channel,
-    /// What it said before its joiner could announce it.
+    /// What it said before its joiner told of it.
     early: VecDeque<(FromInit, Option<OwnedFd>)>,
 }
 
@@ -103,14 +104,18 @@ fn join_and_spawn(
         Cloned::Caller(pid, pidfd) => Init::new(pid, pidfd, ours),
     };
     drop(kit);
+    // both speak over the same channel, and the new process may be quicker than its maker
     let mut early = VecDeque::new();
     loop {
+        if !early.is_empty() && !joiner.may_still_speak()? {
+            return Err(joiner.death(None));
+        }
         match joiner.channel.receive::<FromInit>()? {
             Some((FromInit::Joined { pid }, Some(pidfd))) => {
                 return joiner.followed_by(Pid::from_raw(pid), pidfd, early);
             }
             Some((FromInit::Failed(failure), _)) => return Err(failure.into()),
-            // the new process and its joiner speak at the same time
+            Some((FromInit::Joined { .. }, None)) => bail!("init broke the protocol"),
             Some(message) => early.push_back(message),
             None => return Err(joiner.death(None)),
         }
@@ -144,7 +149,24 @@ impl Init {
         self.process.pidfd.as_fd()
     }
 
-    /// The joiner has made `pid` and ends; its successor speaks over the same channel.
+    /// Waits for a message or the end of the process. False when it has ended and said all: others may keep the channel open.
+    fn may_still_speak(&self) -> Result<bool> {
+        let mut wanted = [
+            PollFd::new(self.channel.fd().as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.pidfd(), PollFlags::POLLIN),
+        ];
+        loop {
+            match poll(&mut wanted, PollTimeout::NONE) {
+                Err(Errno::EINTR) => {}
+                result => {
+                    result.context("wait for the joiner")?;
+                    return Ok(wanted.first().and_then(PollFd::any).unwrap_or(false));
+                }
+            }
+        }
+    }
+
+    /// The joiner has made `pid` and ends; its successor speaks over the same channel and may have done so already.
     fn followed_by(
         mut self,
         pid: Pid,
@@ -160,11 +182,11 @@ impl Init {
     /// Does what init asks for, until it is ready to start.
     pub fn serve(&mut self, service: &mut Service<'_>, cgroup: Option<&Cgroup>) -> Result<()> {
         loop {
-            let next = match self.early.pop_front() {
+            let message = match self.early.pop_front() {
                 Some(message) => Some(message),
                 None => self.channel.receive::<FromInit>()?,
             };
-            let Some((message, fd)) = next else { return Err(self.death(cgroup)) };
+            let Some((message, fd)) = message else { return Err(self.death(cgroup)) };
             match (message, fd) {
                 (FromInit::MapIds, _) => {
                     let (uids, gids) = service.maps;
@@ -232,6 +254,14 @@ impl Released {
     pub fn wait_for_program(&self) -> Result<()> {
         wait_for_program(&self.channel)
     }
+
+    /// Ends it, and whatever it runs by now.
+    pub fn kill(&self) {
+        if pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL).is_ok() {
+            // reaped by somebody else at the worst
+            let _status = reap(self.pidfd.as_fd());
+        }
+    }
 }
 
 /// The end of file says that the program runs (or that init has died); a failure comes before it.
@@ -296,4 +326,64 @@ fn map_with(program: &str, pid: Pid, map: &[IdMap]) -> Result<()> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Nothing but the channel.
+    fn kit(channel: Channel) -> Kit {
+        Kit {
+            channel,
+            tasks: Vec::new(),
+            joins: Vec::new(),
+            gate: None,
+            seccomp: None,
+            container: None,
+            root: None,
+        }
+    }
+
+    fn ended_process() -> (Pid, OwnedFd) {
+        match Clone::default().run().unwrap() {
+            Cloned::New => exit_now(0),
+            Cloned::Caller(pid, pidfd) => (pid, pidfd),
+        }
+    }
+
+    #[test]
+    fn a_process_that_is_quicker_than_its_joiner_is_heard() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        let (pid, pidfd) = ended_process();
+        let warning = FromInit::Warn("early".to_owned());
+        theirs.send(&warning, None).unwrap();
+        theirs.send(&FromInit::Joined { pid: pid.as_raw() }, Some(pidfd.as_fd())).unwrap();
+        theirs.send(&FromInit::Ready, None).unwrap();
+        let mut init = join_and_spawn(kit(theirs), ours, None, |_| exit_now(0)).unwrap();
+        assert_eq!(init.pid, pid);
+        let mut warnings = Vec::new();
+        init.serve(
+            &mut Service {
+                maps: (&[], &[]),
+                mount: &mut |_| bail!("no mount was asked for"),
+                hooks: &mut || bail!("no hook was asked for"),
+                console: &mut |_, _| bail!("there is no terminal"),
+                warn: &mut |warning| warnings.push(warning.to_owned()),
+            },
+            None,
+        )
+        .unwrap();
+        assert_eq!(warnings, ["early"]);
+    }
+
+    #[test]
+    fn a_joiner_that_dies_without_a_word_is_not_waited_for() {
+        let (ours, theirs) = Channel::pair().unwrap();
+        // as of a process that it has made and that waits for an answer
+        let held = Channel::from_fd(theirs.fd().try_clone().unwrap());
+        held.send(&FromInit::Ready, None).unwrap();
+        let error = join_and_spawn(kit(theirs), ours, None, |_| exit_now(3)).unwrap_err();
+        assert_eq!(text(&error), "container init ended with status 3 before it was ready");
+    }
 }

@@ -67,6 +67,11 @@ fn wanted(
 }
 
 impl Labels {
+    /// True when nothing is to change.
+    pub fn is_empty(&self) -> bool {
+        self.apparmor.is_none() && self.selinux.is_none()
+    }
+
     /// Sets the profile and the label for the next execve(2). Each is read back, so that a write that went astray is seen.
     pub fn apply(&self, proc: &Proc) -> anyhow::Result<()> {
         self.apply_apparmor(proc)?;

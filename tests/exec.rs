@@ -204,3 +204,24 @@ fn ignore_paused_runs_after_the_thaw() {
     c.say(&["resume"]).ok();
     assert_eq!(running.end().ok().out, "x\n");
 }
+
+#[test]
+fn a_container_without_proc_can_be_entered() {
+    let Some(b) = bundle("exec sleep 1000") else { return };
+    if !only_berth("runc needs it") {
+        return;
+    }
+    let b = b.with(|c| c["mounts"].as_array_mut().unwrap().retain(|mount| mount["type"] != "proc"));
+    let c = b.start();
+    assert_eq!(c.exec(&[], &["echo", "in"]).ok().out, "in\n");
+}
+
+#[test]
+fn a_process_whose_pid_file_cannot_be_written_is_ended() {
+    let Some(b) = bundle("exec sleep 1000") else { return };
+    let c = b.start();
+    let said = c.exec(&["--detach", "--pid-file", "/no/such/directory/pid"], &["sleep", "1001"]);
+    assert_ne!(said.code, 0);
+    let left = b.say(&["ps", "--format", "json", &b.id]).ok();
+    assert_eq!(left.json(), serde_json::json!([c.pid]));
+}

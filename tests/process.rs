@@ -371,3 +371,67 @@ fn the_environment_of_the_runtime_stays_outside() {
     let said = b.say_command(command.env("BERTH_SECRET", "x")).ok();
     assert!(!said.out.contains("BERTH_SECRET"), "{said:?}");
 }
+
+#[test]
+fn a_notify_socket_of_the_caller_has_its_place_inside() {
+    let Some(b) = bundle("exec sleep 1000") else { return };
+    let path = b.scratch().join("notify");
+    let _listener = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let mut command = b.launch_command("create", &[], &b.id);
+    let mut create = support::Running::start(command.env("NOTIFY_SOCKET", &path), b.scratch());
+    create.end().ok();
+    let said = b.say(&["exec", &b.id, "ls", "-d", "/run/notify"]);
+    assert_eq!(said.ok().out, "/run/notify\n");
+}
+
+#[test]
+fn a_detached_run_passes_readiness_on_and_nobody_waits_for_it_to_delete() {
+    let Some(b) = bundle("exec sleep 1000") else { return };
+    if !only_berth("runc waits in another way") {
+        return;
+    }
+    let path = b.scratch().join("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    let mut command = b.launch_command("run", &["--detach"], &b.id);
+    let mut run = support::Running::start(command.env("NOTIFY_SOCKET", &path), b.scratch());
+    let inside = b.state_root().join(&b.id).join("notify/notify.sock");
+    let program = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    let deadline = std::time::Instant::now() + support::DEADLINE;
+    while program.send_to(b"READY=1", &inside).is_err() {
+        assert!(std::time::Instant::now() < deadline, "{:?}", run.end());
+        std::thread::yield_now();
+    }
+    let mut buffer = [0; 64];
+    let length = manager.recv(&mut buffer).unwrap();
+    assert_eq!(&buffer[..length], b"READY=1");
+    // the rest, with the pipe that the runtime waits for
+    for _ in 0..2 {
+        manager.recv(&mut buffer).unwrap();
+    }
+    run.end().ok();
+
+    let mut silent = b.launch_command("run", &["--detach"], "silent");
+    let mut silent = support::Running::start(silent.env("NOTIFY_SOCKET", &path), b.scratch());
+    let running = || b.say(&["state", "silent"]).out.contains("\"running\"");
+    while !running() {
+        assert!(std::time::Instant::now() < deadline, "{:?}", silent.end());
+    }
+    b.say(&["delete", "--force", "silent"]).ok();
+    silent.end();
+}
+
+#[test]
+fn a_program_that_only_a_supplementary_group_may_run_is_found() {
+    let Some(b) = bundle("") else { return };
+    let program = b.root("data/busybox");
+    std::fs::copy("/bin/busybox", &program).unwrap();
+    std::os::unix::fs::chown(&program, Some(0), Some(2000)).unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o750)).unwrap();
+    let b = b.with(|c| {
+        c["process"]["user"] = json!({"uid": 1000, "gid": 1000, "additionalGids": [2000]});
+        c["process"]["args"] = json!(["/data/busybox", "id", "-G"]);
+    });
+    assert_eq!(b.run().ok().out, "1000 2000\n");
+    let b = b.with(|c| c["process"]["user"] = json!({"uid": 1000, "gid": 1000}));
+    assert_ne!(b.try_create(&[]).code, 0);
+}

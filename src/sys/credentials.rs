@@ -90,6 +90,14 @@ pub fn setgroups(groups: &[u32]) -> nix::Result<()> {
     Ok(())
 }
 
+/// Whether this process may call setgroups(2): an ordinary user's user namespace has given it up (user_namespaces(7)). Asked
+/// with more groups than there can be, which the kernel looks at after the right; nothing changes.
+pub fn may_setgroups() -> bool {
+    // SAFETY: the number is refused before the pointer is looked at.
+    let result = answer(unsafe { libc::syscall(libc::SYS_setgroups, u32::MAX, std::ptr::null::<u32>()) });
+    result == Err(nix::errno::Errno::EINVAL)
+}
+
 /// setresgid(2) with the same id three times, by the raw call.
 pub fn setgid(gid: u32) -> nix::Result<()> {
     // SAFETY: plain integers.

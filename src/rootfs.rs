@@ -196,11 +196,6 @@ impl Plan {
         &self.root
     }
 
-    /// Some bind mount may have a source that only the credentials outside of the user namespace reach.
-    pub fn host_sources(&self) -> bool {
-        self.user_namespace && self.steps.iter().any(Step::is_bind)
-    }
-
     /// One line a step, in order, for people.
     pub fn describe(&self) -> Vec<String> {
         let mut lines = Vec::new();

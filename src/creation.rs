@@ -15,7 +15,7 @@ use crate::config::{self, Config};
 use crate::error::{hinted, text};
 use crate::findings::Findings;
 use crate::gate;
-use crate::hooks;
+use crate::hooks::{self, Hook};
 use crate::host::Host;
 use crate::init::Kit;
 use crate::log::Log;
@@ -23,7 +23,6 @@ use crate::namespaces::{self, Kind};
 use crate::notify;
 use crate::options::CreateOptions;
 use crate::plan::{self, Plan, Request};
-use crate::proc::Proc;
 use crate::process::{self, Init, Service};
 use crate::resource_limits;
 use crate::rootfs;
@@ -65,6 +64,8 @@ struct Undo<'l> {
     cgroup: Option<Cgroup>,
     init: Option<Init>,
     pid_file: Option<PathBuf>,
+    /// Hooks that end what others have begun, and their input (runtime-spec, lifecycle: a failing hook leads to step 12).
+    poststop: Option<(Vec<Hook>, Vec<u8>)>,
 }
 
 impl Drop for Undo<'_> {
@@ -88,6 +89,11 @@ impl Drop for Undo<'_> {
         }
         if let Some(directory) = self.directory.take() {
             note("give the id back", directory.remove());
+        }
+        if let Some((hooks, state)) = self.poststop.take() {
+            for error in hooks::run_all("poststop", &hooks, &state) {
+                note("hooks", Err(error));
+            }
         }
     }
 }
@@ -166,7 +172,15 @@ pub fn make(
     )?;
     accept(&findings, log)?;
 
-    let mut undo = Undo { log, directory: None, host_mounts: None, cgroup: None, init: None, pid_file: None };
+    let mut undo = Undo {
+        log,
+        directory: None,
+        host_mounts: None,
+        cgroup: None,
+        init: None,
+        pid_file: None,
+        poststop: None,
+    };
     let directory: &Directory = undo.directory.insert(root.claim(&id)?);
     if let Some(cgroup) = &plan.cgroup {
         // before it is noted as ours: what lives there is not to be killed by a later clean-up
@@ -199,6 +213,9 @@ pub fn make(
     if state.host_mounts {
         undo.host_mounts = Some(state.rootfs.clone());
     }
+    if !plan.hooks.poststop.is_empty() {
+        undo.poststop = Some((plan.hooks.poststop.clone(), state.for_hooks(Status::Stopped)));
+    }
     let init = undo.init.insert(process::spawn_container(&plan, kit, ours, born_in.as_ref())?);
     let pid = init.pid;
     // init is mounting meanwhile
@@ -206,7 +223,7 @@ pub fn make(
         cgroup.apply()?;
     }
     if let Some(adj) = plan.program.as_ref().and_then(|program| program.oom_score_adj) {
-        set_oom_score_adj(pid, adj)?;
+        resource_limits::apply_oom_score(pid, adj)?;
     }
     let mut master = None;
     init.serve(
@@ -227,7 +244,7 @@ pub fn make(
     )?;
     if let Some(program) = &plan.program {
         // last, so that a low limit does not hinder init, and by us, who may raise what a user namespace may not
-        resource_limits::apply_to(pid, &program.limits)?;
+        resource_limits::apply(pid, &program.limits)?;
     }
     if let Some(socket) = &pidfd_socket {
         socket.send(init.pidfd(), "pidfd")?;
@@ -240,7 +257,7 @@ pub fn make(
     }
     match (undo.directory.take(), undo.init.take()) {
         (Some(directory), Some(init)) => {
-            (undo.cgroup, undo.host_mounts, undo.pid_file) = (None, None, None);
+            (undo.cgroup, undo.host_mounts, undo.pid_file, undo.poststop) = (None, None, None, None);
             Ok(Made { directory, state, init, master })
         }
         _ => bail!("the container was lost while it was made"),
@@ -318,13 +335,6 @@ fn run_early_hooks(plan: &Plan, pid: Pid) -> Result<()> {
     let state = state::for_hooks(plan, Status::Created, pid.as_raw());
     hooks::run("prestart", &plan.hooks.prestart, &state)?;
     hooks::run("createRuntime", &plan.hooks.create_runtime, &state)
-}
-
-/// proc_pid_oom_score_adj(5). Only CAP_SYS_RESOURCE may lower it.
-pub fn set_oom_score_adj(pid: Pid, adj: i32) -> Result<()> {
-    Proc::open()?
-        .write(&Path::new(&pid.to_string()).join("oom_score_adj"), adj.to_string().as_bytes())
-        .with_context(|| format!("process.oomScoreAdj: set to {adj}"))
 }
 
 /// Decimal digits without a newline; a reader sees the whole file or none.

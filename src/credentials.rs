@@ -99,16 +99,6 @@ impl Credentials {
         self.ambient = grant("ambient", wanted.ambient(), both, "it is not both permitted and inheritable");
     }
 
-    /// Adds one capability as `exec --cap` means it: bounding, effective and permitted. The inheritable set is never
-    /// widened (CVE-2022-29162), so the ambient set gets it only where the configuration made it inheritable.
-    pub fn grant(&mut self, capability: u8) {
-        let bit = bit_mask(capability);
-        self.bounding |= bit;
-        self.effective |= bit;
-        self.permitted |= bit;
-        self.ambient |= bit & self.inheritable;
-    }
-
     /// Takes everything out of the bounding set that is not to be in it. Needs CAP_SETPCAP unless nothing has to go.
     pub fn drop_bounding(&self) -> nix::Result<()> {
         for capability in 0..=self.last_capability {
@@ -352,17 +342,6 @@ mod tests {
             (count("bounding"), count("permitted"), count("effective"), count("ambient")),
             (2, 2, 2, 3)
         );
-    }
-
-    #[test]
-    fn exec_cap_never_widens_the_inheritable_set() {
-        let (mut credentials, _) = planned(json!({}), 40, ALL);
-        credentials.grant(13);
-        assert_eq!(
-            (credentials.bounding, credentials.effective, credentials.permitted),
-            (1 << 13, 1 << 13, 1 << 13)
-        );
-        assert_eq!((credentials.inheritable, credentials.ambient), (0, 0));
     }
 
     #[test]

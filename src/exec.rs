@@ -77,7 +77,7 @@ impl Runtime<'_> {
         let (kit, ours, born_in) = kit(options, &directory, &state)?;
         let mut init = process::spawn_exec(&program, kit, ours, born_in.as_ref())?;
         if let Some(adj) = program.oom_score_adj {
-            creation::set_oom_score_adj(init.pid, adj)?;
+            resource_limits::apply_oom_score(init.pid, adj)?;
         }
         let mut master = None;
         init.serve(
@@ -96,7 +96,7 @@ impl Runtime<'_> {
             },
             state.cgroup.as_ref(),
         )?;
-        resource_limits::apply_to(init.pid, &program.limits)?;
+        resource_limits::apply(init.pid, &program.limits)?;
         if let Some(socket) = &pidfd_socket {
             socket.send(init.pidfd(), "pidfd")?;
         }

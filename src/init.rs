@@ -258,7 +258,15 @@ fn session(program: &Program) -> Result<()> {
         Err(errno) => return Err(errno).context("setsid"),
     }
     let Some(name) = &program.keyring else { return Ok(()) };
-    match credentials::join_session_keyring(name) {
+    let proc = if program.labels.selinux.is_some() { Some(Proc::open()?) } else { None };
+    if let Some(proc) = &proc {
+        program.labels.apply_key_creation(proc)?;
+    }
+    let joined = credentials::join_session_keyring(name);
+    if let Some(proc) = &proc {
+        program.labels.reset_key_creation(proc)?;
+    }
+    match joined {
         Ok(key) => search_keyring(key).context("set the permissions of the session keyring"),
         // kernels without keyrings, and callers whose seccomp filter forbids them
         Err(Errno::ENOSYS | Errno::EPERM) => Ok(()),

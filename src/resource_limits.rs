@@ -54,14 +54,9 @@ pub fn oom_score(process: &Process, findings: &mut Findings) -> Option<i32> {
     Some(score)
 }
 
-/// Sets the limits of this process.
-pub fn apply(limits: &[Limit]) -> anyhow::Result<()> {
-    apply_to(Pid::from_raw(0), limits)
-}
-
 /// Sets the limits of a process. Raising a hard limit needs CAP_SYS_RESOURCE in the *initial* user namespace, so for a
 /// container with a user namespace the runtime calls this for init.
-pub fn apply_to(pid: Pid, limits: &[Limit]) -> anyhow::Result<()> {
+pub fn apply(pid: Pid, limits: &[Limit]) -> anyhow::Result<()> {
     for limit in limits {
         match sys::limits::set_limit(pid, limit.resource, limit.soft, limit.hard) {
             Ok(()) => {}
@@ -77,11 +72,12 @@ pub fn apply_to(pid: Pid, limits: &[Limit]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the score to this process's `oom_score_adj`. Lowering it needs CAP_SYS_RESOURCE.
-pub fn apply_oom_score(score: i32, proc: &Proc) -> anyhow::Result<()> {
-    let what = || format!("set process.oomScoreAdj to {score}");
-    let path = proc.own_dir().with_context(what)?.join(Path::new("oom_score_adj"));
-    proc.write(&path, score.to_string().as_bytes()).with_context(what)
+/// Writes the score to a process's `oom_score_adj`. Lowering it needs CAP_SYS_RESOURCE.
+pub fn apply_oom_score(pid: Pid, score: i32) -> anyhow::Result<()> {
+    let path = Path::new(&pid.to_string()).join("oom_score_adj");
+    Proc::open()?
+        .write(&path, score.to_string().as_bytes())
+        .with_context(|| format!("process.oomScoreAdj: set to {score}"))
 }
 
 fn number(kind: PosixRlimitType) -> u32 {
@@ -147,7 +143,7 @@ mod tests {
     #[test]
     fn a_limit_that_cannot_be_set_names_its_field() {
         let limit = Limit { field: "process.rlimits[3] RLIMIT_X".to_owned(), resource: 99, soft: 0, hard: 0 };
-        let error = apply(&[limit]).unwrap_err();
+        let error = apply(Pid::from_raw(0), &[limit]).unwrap_err();
         assert_eq!(crate::error::text(&error), "set process.rlimits[3] RLIMIT_X: invalid argument");
     }
 }

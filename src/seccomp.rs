@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io::{Read, Seek};
-use std::path::PathBuf;
 
 use anyhow::{Context, bail};
 use libseccomp::{ScmpAction, ScmpArch, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, ScmpSyscall};
@@ -29,26 +28,6 @@ const MAX_INSTRUCTIONS: usize = 4096;
 const ARGUMENTS: usize = 6;
 /// libseccomp 2.5 makes wrong trees for very small filters, and a tree pays only from some rules on.
 const TREE_FROM: usize = 32;
-
-/// What init loads with seccomp(2).
-#[derive(Debug, Clone, Default)]
-pub struct Plan {
-    /// The filter.
-    pub program: Vec<Instruction>,
-    /// `SECCOMP_FILTER_FLAG_*`.
-    pub flags: u64,
-    /// Where the descriptor of `SCMP_ACT_NOTIFY` goes. [`validate`] refuses it, so it is `None` in a plan that runs.
-    pub listener: Option<Listener>,
-}
-
-/// `listenerPath` and `listenerMetadata`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listener {
-    /// A Unix socket on the host.
-    pub path: PathBuf,
-    /// Passed on to it as it is.
-    pub metadata: String,
-}
 
 /// Notes what is wrong with a profile (runtime-spec, config-linux.md, "Seccomp"). Names of system calls are not looked up:
 /// profiles are made for many architectures and kernels, and [`unknown_names`] is for who wants to know.

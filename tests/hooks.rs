@@ -230,3 +230,14 @@ fn create_container_hooks_see_the_containers_namespaces() {
     let own = support::namespace(i32::try_from(std::process::id()).unwrap(), "mnt");
     assert_eq!(fs::read_to_string(b.root("host")).unwrap().trim(), own);
 }
+
+#[test]
+fn a_failing_hook_of_create_still_leads_to_the_poststop_hooks() {
+    let Some(b) = bundle("true") else { return };
+    let file = place(&b, "poststop", "stopped");
+    let b = with_hook(with_hook(b, "createRuntime", "exit 3"), "poststop", &format!("cat > {file}"));
+    assert_eq!(b.try_create(&[]).code, 1);
+    let state: Value = serde_json::from_str(&fs::read_to_string(b.root("stopped")).unwrap()).unwrap();
+    assert_eq!(state["status"], "stopped");
+    b.assert_nothing_left();
+}

@@ -226,8 +226,9 @@ fn limits_and_the_oom_score_are_set_and_read_back() {
     assert_eq!(findings, Findings::default());
     let (said, _) = in_child(0, || {
         let proc = Proc::open().unwrap();
-        resource_limits::apply_oom_score(score, &proc).unwrap();
-        resource_limits::apply(&limits).unwrap();
+        let own = nix::unistd::getpid();
+        resource_limits::apply_oom_score(own, score).unwrap();
+        resource_limits::apply(own, &limits).unwrap();
         let own = proc.own_dir().unwrap();
         proc.read_to_string(&own.join("limits")).unwrap()
             + &proc.read_to_string(&own.join("oom_score_adj")).unwrap()
@@ -248,7 +249,7 @@ fn a_hard_limit_that_may_not_rise_says_what_it_takes() {
     let limits = resource_limits::plan(&process, &mut Findings::default());
     // in a user namespace nobody has the right in the initial one
     let (said, _) = in_child(NEW_USER, || {
-        let error = resource_limits::apply(&limits).unwrap_err();
+        let error = resource_limits::apply(nix::unistd::Pid::from_raw(0), &limits).unwrap_err();
         format!("{} | {}", text(&error), hint(&error).unwrap_or_default())
     });
     assert_eq!(
@@ -341,7 +342,7 @@ fn an_over_mounted_file_of_proc_is_not_written() {
         bind(&own);
         format!(
             "{:?}",
-            resource_limits::apply_oom_score(5, &Proc::open().unwrap()).map_err(|error| text(&error))
+            resource_limits::apply_oom_score(nix::unistd::getpid(), 5).map_err(|error| text(&error))
         )
     });
     assert!(said.contains("invalid cross-device link") || said.contains("cross-device link"), "{said}");

@@ -36,7 +36,7 @@ fn receive(listener: &UnixListener) -> OwnedFd {
     let controls: Vec<_> = message.cmsgs().unwrap().collect();
     let [ControlMessageOwned::ScmRights(fds)] = controls.as_slice() else { panic!("{controls:?}") };
     let [fd] = fds.as_slice() else { panic!("{fds:?}") };
-    let master = berth::sys::descriptors::inherited(*fd).unwrap();
+    let master = berth::sys::descriptors::received(*fd);
     let mut rest = Vec::new();
     stream.read_to_end(&mut rest).unwrap();
     assert!(rest.is_empty(), "one message only: {rest:?}");

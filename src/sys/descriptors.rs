@@ -6,17 +6,6 @@ use super::answer;
 
 const CLOSE_RANGE_CLOEXEC: libc::c_uint = 4;
 
-/// Takes over a descriptor that the caller of this program has left open for us (`--preserve-fds`, `LISTEN_FDS`).
-/// `None` when nothing is open there. Each number may be taken once, and only before anything else is opened at it.
-pub fn inherited(number: RawFd) -> Option<OwnedFd> {
-    // SAFETY: F_GETFD only asks.
-    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
-        return None;
-    }
-    // SAFETY: the descriptor is open, and by this function's rule nobody in the process owns it.
-    Some(unsafe { OwnedFd::from_raw_fd(number) })
-}
-
 /// close_range(2): closes every descriptor from `first` on. The owners of those descriptors must never use them again,
 /// so this is for a process that is about to become another program or to end. Allocates nothing.
 pub fn close_from(first: RawFd) -> nix::Result<()> {

@@ -5,7 +5,6 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
-use nix::errno::Errno;
 use nix::mount::MntFlags;
 
 use super::answer;
@@ -45,8 +44,6 @@ pub mod attr {
     pub const STRICTATIME: u64 = 0x20;
     /// No access times of directories.
     pub const NODIRATIME: u64 = 0x80;
-    /// Id-mapped by `userns_fd`.
-    pub const IDMAP: u64 = 0x10_0000;
     /// Symbolic links are not followed.
     pub const NOSYMFOLLOW: u64 = 0x20_0000;
 }
@@ -237,9 +234,4 @@ pub fn pivot_to_working_directory() -> nix::Result<()> {
 /// Takes what is mounted on the working directory away, lazily and with all that is below it (umount2(2), `MNT_DETACH`).
 pub fn detach_working_directory() -> nix::Result<()> {
     nix::mount::umount2(c".", MntFlags::MNT_DETACH)
-}
-
-/// True when the kernel does not know the call or the argument, so that an older way may work.
-pub fn is_missing(errno: Errno) -> bool {
-    matches!(errno, Errno::ENOSYS | Errno::EINVAL | Errno::EOPNOTSUPP)
 }

@@ -26,6 +26,10 @@ const SEALS: SealFlag = SealFlag::F_SEAL_SEAL
     .union(SealFlag::F_SEAL_GROW)
     .union(SealFlag::F_SEAL_WRITE);
 
+/// The environment variables that the runtime reads.
+const OURS: [&str; 6] =
+    ["LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET", "RUST_BACKTRACE", "USER", "XDG_RUNTIME_DIR"];
+
 /// Runs this program again from an image that nobody can write to, unless it already does.
 /// Returns when there is nothing to do; fails when no such image can be made.
 pub fn enter() -> Result<()> {
@@ -84,7 +88,9 @@ fn run(image: BorrowedFd<'_>) -> anyhow::Error {
         text.push(value);
         text
     };
-    match (strings(std::env::args_os().collect()), strings(std::env::vars_os().map(pair).collect())) {
+    // the copy's memory can be read in a container that may trace (`/proc/PID/environ`): the caller's secrets stay here
+    let env = std::env::vars_os().filter(|(name, _)| OURS.iter().any(|ours| name == ours));
+    match (strings(std::env::args_os().collect()), strings(env.map(pair).collect())) {
         (Ok(args), Ok(env)) => execve_file(image, &args, &env).into(),
         (Err(error), _) | (_, Err(error)) => error,
     }

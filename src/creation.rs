@@ -76,7 +76,11 @@ impl Drop for Undo<'_> {
             }
         };
         if let Some(path) = self.pid_file.take() {
-            note("remove the pid file", std::fs::remove_file(path).map_err(Into::into));
+            let removed = match std::fs::remove_file(path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                result => result,
+            };
+            note("remove the pid file", removed.map_err(Into::into));
         }
         // kills and reaps it
         drop(self.init.take());

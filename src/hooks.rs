@@ -217,7 +217,9 @@ fn become_hook(
     stdin: BorrowedFd<'_>,
     output: BorrowedFd<'_>,
 ) -> Errno {
-    let prepared = setpgid(Pid::from_raw(0), Pid::from_raw(0))
+    // a runtime that is killed does not leave its hook behind
+    let prepared = tasks::die_with_parent(Some(Signal::SIGKILL))
+        .and_then(|()| setpgid(Pid::from_raw(0), Pid::from_raw(0)))
         .and_then(|()| place(stdin, 0))
         .and_then(|()| place(output, 1))
         .and_then(|()| place(output, 2))

@@ -195,6 +195,8 @@ fn build<'p>(kit: &Kit, plan: &'p Plan) -> Result<Option<Ready<'p>>> {
     }
     if namespaces.has(Kind::User) {
         become_namespace_root().context("become root of the user namespace")?;
+        // a change of user clears it (PR_SET_PDEATHSIG(2const))
+        tasks::die_with_parent(Some(Signal::SIGKILL)).context("set the parent-death signal")?;
     }
     namespaces::join_all(&kit.joins)?;
     if namespaces.creates(Kind::Cgroup) {

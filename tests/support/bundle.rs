@@ -149,7 +149,10 @@ impl Bundle {
 
     /// Writes config.json.
     pub fn save(&self) {
-        fs::write(self.dir().join("config.json"), serde_json::to_vec_pretty(&self.config).unwrap()).unwrap();
+        // whole or not at all: another runtime may be reading it
+        let new = self.dir().join("config.json.new");
+        fs::write(&new, serde_json::to_vec_pretty(&self.config).unwrap()).unwrap();
+        fs::rename(new, self.dir().join("config.json")).unwrap();
     }
 
     /// A named pipe in the root file system.

@@ -147,9 +147,9 @@ impl Runtime<'_> {
         let relay = notify::Relay::make(&directory, &state)?;
         let result = init.release().and_then(|released| {
             released.wait_for_program()?;
+            // from here on it may take as long as the container lives, and others must be able to stop it
+            let directory = directory.unlock();
             self.after_start(&directory, &state)?;
-            // who wants to stop or delete it need not wait until the program says that it is ready
-            drop(directory);
             let Some(signals) = signals else {
                 if let Some(relay) = &relay {
                     relay.run(released.pid, released.pidfd.as_fd())?;
@@ -209,11 +209,12 @@ impl Runtime<'_> {
         process::wait_for_program(&channel)?;
         // from here on the listening socket is closed; its name is only tidied away
         directory.remove_file(gate::SOCKET).with_context(|| format!("remove {:?}", gate::SOCKET))?;
+        // hooks may take their time, and the manager's READY may never come: others must be able to stop the container
+        let directory = directory.unlock();
         self.after_start(&directory, &state)?;
         if let (Some(relay), Some(init)) = (relay, state.init)
             && let Some(pidfd) = init.open()
         {
-            let _directory = directory.unlock();
             relay.run(Pid::from_raw(init.pid), pidfd.as_fd())?;
         }
         Ok(())
@@ -296,8 +297,14 @@ impl Runtime<'_> {
         };
         if options.force {
             stop_creator(&directory)?;
-        } else if directory.load()?.is_some_and(|state| directory.status(&state) == Status::Creating) {
-            bail!("cannot delete container {} that is not stopped: creating", options.id);
+            // before the lock, which a `start` or `run` may hold that waits for what this container does
+            if let Ok(Some(state)) = directory.load()
+                && directory.status(&state).is_alive()
+            {
+                kill_all(&state)?;
+            }
+        } else if let Some(state) = directory.load()? {
+            refuse_unstopped(&options.id, directory.status(&state))?;
         }
         let directory = directory.lock()?;
         if directory.is_gone() {
@@ -317,9 +324,7 @@ impl Runtime<'_> {
                 Status::Stopped => {}
                 Status::Created => kill_all(state)?,
                 _ if options.force => kill_all(state)?,
-                status => {
-                    bail!("cannot delete container {} that is not stopped: {}", options.id, status.name())
-                }
+                status => refuse_unstopped(&options.id, status)?,
             }
         } else if !options.force {
             return Err(hinted(
@@ -438,6 +443,14 @@ fn see(directory: &Directory) -> Result<Seen> {
         None => Status::Creating,
     };
     Ok(Seen { id: directory.id().to_owned(), status, state })
+}
+
+/// What `delete` without force takes: a stopped container, or one that was never started.
+fn refuse_unstopped(id: &str, status: Status) -> Result<()> {
+    match status {
+        Status::Stopped | Status::Created => Ok(()),
+        status => bail!("cannot delete container {id} that is not stopped: {}", status.name()),
+    }
 }
 
 fn signal(pidfd: std::os::fd::BorrowedFd<'_>, number: i32) -> Result<()> {

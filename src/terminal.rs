@@ -99,6 +99,8 @@ pub struct Relay {
     pending: Vec<u8>,
     input_open: bool,
     output_open: bool,
+    /// Nobody reads our standard output any more: what comes is thrown away, so that the program is not stuck for ever.
+    discard: bool,
     _raw: Raw,
 }
 
@@ -112,8 +114,14 @@ impl Relay {
         let mut settings = termios::tcgetattr(&master).context("look at the terminal")?;
         settings.output_flags.remove(OutputFlags::ONLCR);
         termios::tcsetattr(&master, SetArg::TCSANOW, &settings).context("set the terminal up")?;
-        let relay =
-            Self { master, pending: Vec::new(), input_open: true, output_open: true, _raw: Raw::enter() };
+        let relay = Self {
+            master,
+            pending: Vec::new(),
+            input_open: true,
+            output_open: true,
+            discard: false,
+            _raw: Raw::enter(),
+        };
         relay.resize();
         Ok(relay)
     }
@@ -189,9 +197,8 @@ impl Relay {
             // EIO: nobody has the other side open
             Ok(0) | Err(Errno::EIO) => self.output_open = false,
             Ok(length) => {
-                if write_all(std::io::stdout().as_fd(), buffer.get(..length).unwrap_or_default()).is_err() {
-                    self.output_open = false;
-                }
+                let output = buffer.get(..length).unwrap_or_default();
+                self.discard = self.discard || write_all(std::io::stdout().as_fd(), output).is_err();
             }
             Err(Errno::EINTR | Errno::EAGAIN) => {}
             Err(_) => self.output_open = false,

@@ -7,7 +7,7 @@ mod support;
 use std::fs;
 
 use serde_json::json;
-use support::{bare, bundle, only_berth, wait_exit};
+use support::{Running, bare, bundle, only_berth, shell, wait_exit};
 
 const FOREVER: &str = "exec sleep 1000";
 
@@ -403,4 +403,71 @@ fn init_has_the_caller_as_its_adopter_and_not_a_living_runtime() {
     let name = fs::read_to_string(format!("/proc/{above}/comm")).unwrap();
     let runtime = support::runtime();
     assert_ne!(name.trim(), runtime.file_name().unwrap().to_str().unwrap());
+}
+
+#[test]
+fn a_realtime_signal_ends_with_128_and_its_number() {
+    let Some(b) = bundle(FOREVER) else { return };
+    let _c = b.start();
+    b.say(&["exec", &b.id, "sh", "-c", "kill -40 $$"]).fails(168, "");
+}
+
+#[test]
+fn a_caller_that_ignores_sigchld_gets_the_status() {
+    let Some(b) = bundle("exit 7") else { return };
+    let b = b.with(|c| c["hooks"] = json!({ "prestart": [{ "path": "/bin/true" }] }));
+    let run = b.launch_command("run", &[], &b.id);
+    assert_eq!(b.say_command(&mut shell("trap '' CHLD; exec \"$@\"", &run)).code, 7);
+}
+
+#[test]
+fn a_start_whose_hook_hangs_keeps_nobody_from_deleting() {
+    for kind in ["startContainer", "poststart"] {
+        let Some(b) = bundle(FOREVER) else { return };
+        let said = b.fifo("said");
+        let script = match kind {
+            "poststart" => format!("echo $$ > {}; exec sleep 1000", said.path.display()),
+            _ => "echo $$ > /said; exec sleep 1000".to_owned(),
+        };
+        let b = b.with(|c| {
+            c["hooks"] = json!({ kind: [{ "path": "/bin/busybox", "args": ["sh", "-c", script] }] });
+        });
+        let mut said = said;
+        let c = b.create();
+        let mut start = Running::start(&mut b.command(&["start", &b.id]), b.scratch());
+        let hook: i32 = said.line().parse().unwrap();
+        b.say(&["delete", &b.id]).fails(1, "that is not stopped: running");
+        b.say(&["delete", "--force", &b.id]).ok();
+        wait_exit(c.pid);
+        b.assert_nothing_left();
+        start.child.kill().unwrap();
+        start.end();
+        if kind == "poststart" && only_berth("runc leaves the hook behind") {
+            wait_exit(hook);
+        }
+    }
+}
+
+#[test]
+fn a_container_that_took_the_id_of_one_that_ran_stays() {
+    let Some(b) = bundle("echo ready > /said; exec sleep 1000") else { return };
+    let mut said = b.fifo("said");
+    let mut run = b.launching("run", &[], &b.id);
+    said.line();
+    let pid = nix::unistd::Pid::from_raw(i32::try_from(run.child.id()).unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    b.say(&["delete", "--force", &b.id]).ok();
+    let other = b.create();
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGCONT).unwrap();
+    assert_eq!(run.end().code, 137);
+    assert_eq!(other.status(), "created");
+}
+
+#[test]
+fn more_descriptors_than_there_can_be_are_refused() {
+    let Some(b) = bundle("true") else { return };
+    for count in ["4294967295", "2147483647", "2147483645"] {
+        b.run_with(&["--preserve-fds", count]).fails(1, "--preserve-fds");
+        b.assert_nothing_left();
+    }
 }

@@ -435,3 +435,18 @@ fn a_program_that_only_a_supplementary_group_may_run_is_found() {
     let b = b.with(|c| c["process"]["user"] = json!({"uid": 1000, "gid": 1000}));
     assert_ne!(b.try_create(&[]).code, 0);
 }
+
+#[test]
+fn a_filter_that_forbids_everything_ends_the_container_too() {
+    let Some(b) = bundle("true") else { return };
+    if !only_berth("runc 1.1 waits for what cannot come") {
+        return;
+    }
+    let b = b.with(|c| {
+        c["process"]["noNewPrivileges"] = json!(true);
+        c["linux"]["seccomp"] =
+            json!({ "defaultAction": "SCMP_ACT_ERRNO", "architectures": ["SCMP_ARCH_X86_64"] });
+    });
+    assert_ne!(b.run().code, 0);
+    b.assert_nothing_left();
+}

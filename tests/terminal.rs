@@ -236,3 +236,19 @@ fn a_detached_exec_sends_its_terminal_to_the_console_socket() {
     let mut master = File::from(receive(&listener));
     read_until(&mut master, |text| text.contains("/dev/pts/0"));
 }
+
+#[test]
+fn a_reader_that_goes_away_does_not_hold_the_program_up() {
+    let Some(b) = terminal("i=0; while [ $i -lt 20000 ]; do echo some words; i=$((i+1)); done; exit 4")
+    else {
+        return;
+    };
+    let (reader, writer) = nix::unistd::pipe().unwrap();
+    drop(reader);
+    let mut run = b.launch_command("run", &[], &b.id).stdout(writer).spawn().unwrap();
+    let ended = child_ended(&run, DEADLINE);
+    if !ended {
+        run.kill().unwrap();
+    }
+    assert_eq!(run.wait().unwrap().code(), Some(4));
+}

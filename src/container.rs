@@ -1,6 +1,6 @@
 //! The operations by their runtime-spec names, each a short story: load the state, is it allowed, do it.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 use crate::cgroups;
 use crate::config;
 use crate::creation::{self, Made, Purpose};
-use crate::error::{hinted, phrases, text};
+use crate::error::{DoesNotExist, NotRunning, hinted, text};
 use crate::findings::Findings;
 use crate::foreground::{self, Signals};
 use crate::gate;
@@ -27,7 +27,7 @@ use crate::plan::Request;
 use crate::process;
 use crate::rootfs;
 use crate::seccomp;
-use crate::state::{Directory, Root, State, Status};
+use crate::state::{Directory, Process, Root, State, Status};
 use crate::sys::descriptors;
 use crate::sys::tasks::pidfd_send_signal;
 
@@ -76,7 +76,7 @@ impl Runtime<'_> {
             Ok(root) => root.container(id),
             Err(error) if crate::error::errno(&error) == Some(Errno::ENOENT) => {
                 crate::state::check_id(id)?;
-                bail!(phrases::DOES_NOT_EXIST)
+                Err(DoesNotExist.into())
             }
             Err(error) => Err(error),
         }
@@ -94,7 +94,7 @@ impl Runtime<'_> {
     /// The directory of a container, locked. One that is being created is refused at once and not waited for.
     fn find_settled(&self, id: &str) -> Result<(Directory, State)> {
         let directory = self.find(id)?;
-        if directory.status(&directory.state()?) == Status::Creating {
+        if directory.status(&directory.state()?)? == Status::Creating {
             bail!("container {id:?} is being created");
         }
         let directory = directory.lock()?;
@@ -194,7 +194,7 @@ impl Runtime<'_> {
     /// runtime-spec `start`.
     pub fn start(&self, id: &str) -> Result<()> {
         let (directory, state) = self.find_settled(id)?;
-        match directory.status(&state) {
+        match directory.status(&state)? {
             Status::Created => {}
             Status::Stopped => bail!("cannot start a container that has stopped"),
             Status::Running => bail!("cannot start an already running container"),
@@ -213,7 +213,7 @@ impl Runtime<'_> {
         let directory = directory.unlock();
         self.after_start(&directory, &state)?;
         if let (Some(relay), Some(init)) = (relay, state.init)
-            && let Some(pidfd) = init.open()
+            && let Some(pidfd) = init.open()?
         {
             relay.run(Pid::from_raw(init.pid), pidfd.as_fd())?;
         }
@@ -256,7 +256,7 @@ impl Runtime<'_> {
             };
             match seen {
                 Ok(seen) => all.push(seen),
-                Err(error) if error.to_string() == phrases::DOES_NOT_EXIST => {}
+                Err(error) if error.is::<DoesNotExist>() => {}
                 Err(error) => self.log.warn(&text(&error)),
             }
         }
@@ -267,15 +267,15 @@ impl Runtime<'_> {
     pub fn kill(&self, options: &KillOptions) -> Result<()> {
         let directory = self.find(&options.id)?;
         let state = directory.state()?;
-        let status = directory.status(&state);
-        let pidfd = state.init.and_then(|init| init.open());
+        let status = directory.status(&state)?;
+        let pidfd = open_init(&state)?;
         if options.all {
             return match &state.cgroup {
                 Some(cgroup) => cgroup.signal_all(options.signal),
                 None => pidfd.map_or(Ok(()), |pidfd| signal(pidfd.as_fd(), options.signal)),
             };
         }
-        let Some(pidfd) = pidfd.filter(|_| status.is_alive()) else { bail!(phrases::NOT_RUNNING) };
+        let Some(pidfd) = pidfd.filter(|_| status.is_alive()) else { return Err(NotRunning.into()) };
         match &state.cgroup {
             // without a PID namespace of its own, the end of init does not end the others
             Some(cgroup) if options.signal == libc::SIGKILL && !state.own_pid_namespace => {
@@ -292,23 +292,23 @@ impl Runtime<'_> {
     /// runtime-spec `delete`.
     pub fn delete(&self, options: &DeleteOptions) -> Result<()> {
         let directory = match self.find(&options.id) {
-            Err(error) if options.force && error.to_string() == phrases::DOES_NOT_EXIST => return Ok(()),
+            Err(error) if options.force && error.is::<DoesNotExist>() => return Ok(()),
             result => result?,
         };
         if options.force {
             stop_creator(&directory)?;
             // before the lock, which a `start` or `run` may hold that waits for what this container does
             if let Ok(Some(state)) = directory.load()
-                && directory.status(&state).is_alive()
+                && directory.status(&state)?.is_alive()
             {
                 kill_all(&state)?;
             }
         } else if let Some(state) = directory.load()? {
-            refuse_unstopped(&options.id, directory.status(&state))?;
+            refuse_unstopped(&options.id, directory.status(&state)?)?;
         }
         let directory = directory.lock()?;
         if directory.is_gone() {
-            return if options.force { Ok(()) } else { bail!(phrases::DOES_NOT_EXIST) };
+            return if options.force { Ok(()) } else { return Err(DoesNotExist.into()) };
         }
         let state = match directory.load() {
             Ok(state) => state,
@@ -320,7 +320,7 @@ impl Runtime<'_> {
             Err(error) => return Err(error),
         };
         if let Some(state) = &state {
-            match directory.status(state) {
+            match directory.status(state)? {
                 Status::Stopped => {}
                 Status::Created => kill_all(state)?,
                 _ if options.force => kill_all(state)?,
@@ -377,7 +377,7 @@ impl Runtime<'_> {
     /// Freezes all processes of a container.
     pub fn pause(&self, id: &str) -> Result<()> {
         let (directory, state) = self.find_settled(id)?;
-        match directory.status(&state) {
+        match directory.status(&state)? {
             Status::Running | Status::Created => with_cgroup(&state)?.freeze(),
             status => bail!("container not running or created: {}", status.name()),
         }
@@ -386,7 +386,7 @@ impl Runtime<'_> {
     /// Lets the processes of a paused container go on.
     pub fn resume(&self, id: &str) -> Result<()> {
         let (directory, state) = self.find_settled(id)?;
-        match directory.status(&state) {
+        match directory.status(&state)? {
             Status::Paused => with_cgroup(&state)?.thaw(),
             status => bail!("container not paused: {}", status.name()),
         }
@@ -398,7 +398,7 @@ impl Runtime<'_> {
         let state = directory.state()?;
         match (&state.cgroup, state.init) {
             (Some(cgroup), _) => cgroup.processes(),
-            (None, Some(init)) if init.open().is_some() => Ok(vec![Pid::from_raw(init.pid)]),
+            (None, Some(init)) if init.open()?.is_some() => Ok(vec![Pid::from_raw(init.pid)]),
             (None, _) => Ok(Vec::new()),
         }
     }
@@ -438,8 +438,8 @@ impl Runtime<'_> {
 fn see(directory: &Directory) -> Result<Seen> {
     let state = directory.load()?;
     let status = match &state {
-        Some(state) => directory.status(state),
-        None if directory.is_gone() => bail!(phrases::DOES_NOT_EXIST),
+        Some(state) => directory.status(state)?,
+        None if directory.is_gone() => return Err(DoesNotExist.into()),
         None => Status::Creating,
     };
     Ok(Seen { id: directory.id().to_owned(), status, state })
@@ -455,9 +455,13 @@ fn refuse_unstopped(id: &str, status: Status) -> Result<()> {
 
 fn signal(pidfd: std::os::fd::BorrowedFd<'_>, number: i32) -> Result<()> {
     match pidfd_send_signal(pidfd, number) {
-        Err(Errno::ESRCH) => bail!(phrases::NOT_RUNNING),
+        Err(Errno::ESRCH) => Err(NotRunning.into()),
         result => result.with_context(|| format!("send signal {number}")),
     }
+}
+
+fn open_init(state: &State) -> Result<Option<OwnedFd>> {
+    state.init.map_or(Ok(None), Process::open)
 }
 
 fn with_cgroup(state: &State) -> Result<&crate::cgroups::Cgroup> {
@@ -472,10 +476,10 @@ fn saved_hooks(directory: &Directory) -> Result<Hooks> {
 /// `delete --force` of a container that is being created: its creator is stopped first.
 fn stop_creator(directory: &Directory) -> Result<()> {
     let Ok(Some(state)) = directory.load() else { return Ok(()) };
-    if directory.status(&state) != Status::Creating {
+    if directory.status(&state)? != Status::Creating {
         return Ok(());
     }
-    let Some(creator) = state.creator.open() else { return Ok(()) };
+    let Some(creator) = state.creator.open()? else { return Ok(()) };
     match pidfd_send_signal(creator.as_fd(), libc::SIGKILL) {
         Ok(()) | Err(Errno::ESRCH) => {
             wait_for_end(creator.as_fd(), "the runtime that is creating the container")
@@ -486,12 +490,11 @@ fn stop_creator(directory: &Directory) -> Result<()> {
 
 /// SIGKILL to all of a container, and the wait for init's end.
 fn kill_all(state: &State) -> Result<()> {
-    let pidfd = state.init.and_then(|init| init.open());
+    let pidfd = open_init(state)?;
     match (&state.cgroup, &pidfd) {
         (Some(cgroup), Some(pidfd)) if state.own_pid_namespace => {
-            signal(pidfd.as_fd(), libc::SIGKILL).or_else(|error| {
-                if error.to_string() == phrases::NOT_RUNNING { Ok(()) } else { Err(error) }
-            })?;
+            signal(pidfd.as_fd(), libc::SIGKILL)
+                .or_else(|error| if error.is::<NotRunning>() { Ok(()) } else { Err(error) })?;
             if cgroup.is_frozen().unwrap_or(false) {
                 cgroup.thaw()?;
             }

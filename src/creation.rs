@@ -198,8 +198,9 @@ pub fn make(
     }
     let seccomp = compile(root, directory, &plan)?;
     if let Some(cgroup) = &plan.cgroup {
-        undo.cgroup = Some(cgroup.cgroup().clone());
+        // undoes itself when it fails, and then what is there is somebody else's
         cgroup.create()?;
+        undo.cgroup = Some(cgroup.cgroup().clone());
     }
     let entry = plan.cgroup.as_ref().map(|cgroup| cgroup.cgroup().entry()).transpose()?;
     let (tasks, born_in) = entry.map(|entry| (entry.tasks, entry.directory)).unwrap_or_default();
@@ -349,7 +350,7 @@ pub fn write_pid_file(path: &Path, pid: Pid) -> Result<()> {
     hidden.push(std::ffi::OsStr::from_bytes(format!(".{}", std::process::id()).as_bytes()));
     let new = path.with_file_name(hidden);
     let write = || -> std::io::Result<()> {
-        let mut file = File::create(&new)?;
+        let mut file = File::create_new(&new)?;
         file.write_all(pid.to_string().as_bytes())?;
         std::fs::rename(&new, path)
     };

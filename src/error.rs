@@ -28,6 +28,30 @@ pub mod phrases {
     pub const EXEC_PAUSED: &str = "cannot exec in a paused container (use --ignore-paused to override)";
 }
 
+/// There is no such container.
+#[derive(Debug, Clone, Copy)]
+pub struct DoesNotExist;
+
+impl fmt::Display for DoesNotExist {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(phrases::DOES_NOT_EXIST)
+    }
+}
+
+impl std::error::Error for DoesNotExist {}
+
+/// The container's process is not there to be signalled.
+#[derive(Debug, Clone, Copy)]
+pub struct NotRunning;
+
+impl fmt::Display for NotRunning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(phrases::NOT_RUNNING)
+    }
+}
+
+impl std::error::Error for NotRunning {}
+
 /// An error message that comes with advice. Both are texts for people.
 #[derive(Debug, Clone)]
 pub struct Hinted {
@@ -75,9 +99,14 @@ pub fn text(error: &anyhow::Error) -> String {
     parts.join(": ")
 }
 
-/// The innermost hint of the chain.
+/// The innermost hint of the chain, or the one for a system call that is not there.
 pub fn hint(error: &anyhow::Error) -> Option<String> {
-    error.chain().filter_map(|cause| cause.downcast_ref::<Hinted>()).last().map(|hinted| hinted.hint.clone())
+    let given = error.chain().filter_map(|cause| cause.downcast_ref::<Hinted>()).last();
+    given.map(|hinted| hinted.hint.clone()).or_else(|| {
+        (errno(error) == Some(Errno::ENOSYS)).then(|| {
+            "the kernel is older than 5.12, or a seccomp filter around berth hides one of its system calls".to_owned()
+        })
+    })
 }
 
 /// The kernel's error at the chain's end, if one is there.

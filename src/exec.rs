@@ -34,7 +34,7 @@ impl Runtime<'_> {
         check_inherited(listen_fds, options.preserve_fds)?;
         let directory = self.find(&options.id)?;
         let state = directory.state()?;
-        match directory.status(&state) {
+        match directory.status(&state)? {
             Status::Stopped | Status::Creating => bail!(phrases::EXEC_STOPPED),
             Status::Paused if !options.ignore_paused => bail!(phrases::EXEC_PAUSED),
             Status::Paused | Status::Created | Status::Running => {}
@@ -236,7 +236,7 @@ fn kit(
     };
     let (ours, theirs) = Channel::pair()?;
     // last, so that the pid cannot have become another process's meanwhile
-    let pidfd = init.open().with_context(|| phrases::EXEC_STOPPED)?;
+    let pidfd = init.open()?.with_context(|| phrases::EXEC_STOPPED)?;
     let kit = Kit {
         channel: theirs,
         tasks: entry.tasks,

@@ -74,6 +74,8 @@ pub fn attend(
             match signal.ssi_signo as i32 {
                 libc::SIGCHLD => status = reap(program.pid).or(status),
                 libc::SIGWINCH => terminal.iter().for_each(Relay::resize),
+                // of our own writing to a reader that has gone
+                libc::SIGPIPE if signal.ssi_pid == std::process::id() => {}
                 // how programs in Go interrupt their own threads: it is not meant for us
                 libc::SIGURG => {}
                 // it may have ended in this moment, which SIGCHLD will say

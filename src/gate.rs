@@ -5,10 +5,11 @@
 //! the kernel itself ends the waiting state when the program runs, even if the starter is killed half-way, and the
 //! starter sees the end of file on its connection at that very moment.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, connect as connect_socket, listen,
     socket,
@@ -18,6 +19,8 @@ use crate::channel::{Channel, FromStarter};
 use crate::state::Directory;
 use crate::sys::descriptors::received;
 
+/// How long a connection may stay without a word (milliseconds). A starter speaks at once.
+const LOOK_TIMEOUT: u16 = 1000;
 /// The socket's name in the state directory.
 pub const SOCKET: &str = "start.sock";
 
@@ -66,7 +69,10 @@ pub fn wait(listener: &OwnedFd) -> Result<Channel> {
             Err(Errno::EINTR | Errno::ECONNABORTED) => continue,
             Err(errno) => return Err(errno).context("wait for start"),
         };
-        if let Ok(Some((FromStarter::Start, _))) = connection.receive::<FromStarter>() {
+        // whoever only looks may have been frozen between connecting and closing
+        let mut spoken = [PollFd::new(connection.fd().as_fd(), PollFlags::POLLIN)];
+        let spoken = matches!(poll(&mut spoken, PollTimeout::from(LOOK_TIMEOUT)), Ok(1..));
+        if spoken && let Ok(Some((FromStarter::Start, _))) = connection.receive::<FromStarter>() {
             return Ok(connection);
         }
     }
@@ -86,7 +92,8 @@ mod tests {
         for _ in 0..20 {
             assert!(is_waiting(&claim));
         }
-        drop(listener);
+        // another test may just have copied this process with all its descriptors
+        nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
         assert!(!is_waiting(&claim));
     }
 

@@ -24,7 +24,7 @@ use crate::rootfs::{self, Rootfs};
 use crate::state;
 use crate::sys::bpf::{Instruction, load_seccomp};
 use crate::sys::tasks::{self, CStrings, Clone, Cloned};
-use crate::sys::{credentials, descriptors, terminal};
+use crate::sys::{credentials, descriptors, paths, terminal};
 use crate::sysctl;
 
 /// The runtime has ended; nobody is there to hear why init ends too.
@@ -78,7 +78,7 @@ fn close_all_but(preserved: u32, mut kept: Vec<RawFd>) -> nix::Result<()> {
 /// A process that joins namespaces and then makes the container's process as its sibling. It exists only where the new
 /// process must be born inside: a PID namespace that is joined, a user namespace that is joined, `exec`.
 pub fn join_then(mut kit: Kit, preserved: u32, new: u64, offsets: Option<&str>, then: impl FnOnce(Kit)) -> ! {
-    let joined = join(&kit, preserved, new, offsets).and_then(|flags| {
+    let joined = join(&mut kit, preserved, new, offsets).and_then(|flags| {
         Clone { namespaces: flags, cgroup: None, sibling: true }
             .run()
             .context("clone the container's process")
@@ -97,7 +97,7 @@ pub fn join_then(mut kit: Kit, preserved: u32, new: u64, offsets: Option<&str>, 
     }
 }
 
-fn join(kit: &Kit, preserved: u32, new: u64, offsets: Option<&str>) -> Result<u64> {
+fn join(kit: &mut Kit, preserved: u32, new: u64, offsets: Option<&str>) -> Result<u64> {
     begin(kit, preserved)?;
     // whoever is in those namespaces must not be able to look into us
     nix::sys::prctl::set_dumpable(false).context("hide from the container")?;
@@ -132,11 +132,11 @@ fn new_time_namespace(offsets: Option<&str>) -> Result<()> {
 }
 
 /// What every process does first: into its cgroup, away from the runtime's descriptors, down with the runtime.
-fn begin(kit: &Kit, preserved: u32) -> Result<()> {
+fn begin(kit: &mut Kit, preserved: u32) -> Result<()> {
     tasks::die_with_parent(Some(Signal::SIGKILL)).context("set the parent-death signal")?;
-    for file in &kit.tasks {
+    for file in kit.tasks.drain(..) {
         // "0" moves the writer itself, and only one thread: no wait for a grace period as with a pid
-        nix::unistd::write(file, b"0").context("enter the cgroup")?;
+        nix::unistd::write(&file, b"0").context("enter the cgroup")?;
     }
     kit.close_others(preserved).context("close the runtime's descriptors")?;
     umask(Mode::empty());
@@ -144,8 +144,8 @@ fn begin(kit: &Kit, preserved: u32) -> Result<()> {
 }
 
 /// Init of a new container, whose namespaces are there.
-pub fn container(kit: Kit, plan: &Plan) -> ! {
-    match build(&kit, plan) {
+pub fn container(mut kit: Kit, plan: &Plan) -> ! {
+    match build(&mut kit, plan) {
         Ok(Some(ready)) => run(kit, &ready, Some(plan)),
         // without a program there is nothing to start
         Ok(None) => wait_for_the_end(kit),
@@ -154,8 +154,8 @@ pub fn container(kit: Kit, plan: &Plan) -> ! {
 }
 
 /// A further process of a running container, already in its namespaces.
-pub fn exec(kit: Kit, program: &Program) -> ! {
-    let built = begin(&kit, program.preserve_fds).and_then(|()| {
+pub fn exec(mut kit: Kit, program: &Program) -> ! {
+    let built = begin(&mut kit, program.preserve_fds).and_then(|()| {
         if kit.container.as_ref().is_some_and(|(_, flags)| flags & Kind::User.flag() != 0) {
             become_namespace_root().context("become root of the user namespace")?;
         }
@@ -182,7 +182,7 @@ pub fn exec(kit: Kit, program: &Program) -> ! {
     }
 }
 
-fn build<'p>(kit: &Kit, plan: &'p Plan) -> Result<Option<Ready<'p>>> {
+fn build<'p>(kit: &mut Kit, plan: &'p Plan) -> Result<Option<Ready<'p>>> {
     let program = plan.program.as_ref();
     begin(kit, program.map_or(0, |program| program.preserve_fds))?;
     let namespaces = &plan.namespaces;
@@ -245,7 +245,7 @@ fn furnish(kit: &Kit, plan: &Plan, program: &Program, rootfs: &Rootfs) -> Result
     match nix::unistd::chdir(cwd) {
         // users expect the working directory to be made; it is resolved below the root like any path of the image
         Err(Errno::ENOENT) => {
-            crate::sys::paths::open_or_make(rootfs.root(), cwd, crate::sys::paths::Missing::Directory)
+            paths::open_or_make(rootfs.root(), cwd, paths::Missing::Directory)
                 .with_context(|| format!("process.cwd: make {cwd:?}"))?;
         }
         Ok(()) | Err(_) => nix::unistd::chdir(c"/").context("chdir \"/\"")?,
@@ -341,12 +341,14 @@ struct Ready<'p> {
     args: CStrings,
     env: CStrings,
     setgroups_allowed: bool,
+    /// Only the user itself can enter the working directory.
+    cwd_pending: bool,
 }
 
 fn ready(program: &Program) -> Result<Ready<'_>> {
     let credentials = &program.credentials;
     own_streams(credentials.uid)?;
-    enter_cwd(program)?;
+    let cwd_pending = !enter_cwd(program)?;
     let executable = executable::find(program)?;
     let mut env = program.env.clone();
     if !program.has_home {
@@ -359,6 +361,7 @@ fn ready(program: &Program) -> Result<Ready<'_>> {
         args: CStrings::new(program.args.clone()),
         env: CStrings::new(env),
         setgroups_allowed: credentials::may_setgroups(),
+        cwd_pending,
     })
 }
 
@@ -383,22 +386,17 @@ fn own_streams(uid: u32) -> Result<()> {
     Ok(())
 }
 
-fn enter_cwd(program: &Program) -> Result<()> {
+/// False when only the user itself may get there, which root without its capabilities may not.
+fn enter_cwd(program: &Program) -> Result<bool> {
     match nix::unistd::chdir(program.cwd.as_c_str()) {
-        // the user may get there where root without its capabilities may not: tried again after setuid
-        Err(Errno::EACCES) if program.credentials.uid != 0 => return Ok(()),
+        Err(Errno::EACCES) if program.credentials.uid != 0 => return Ok(false),
         result => result.with_context(|| format!("process.cwd: chdir to {:?}", program.cwd))?,
     }
-    check_cwd().with_context(|| format!("process.cwd: {:?}", program.cwd))
-}
-
-/// A descriptor to a host directory that had leaked in could be entered through `/proc/self/fd` (CVE-2024-21626).
-fn check_cwd() -> Result<()> {
-    match nix::unistd::getcwd() {
-        Ok(path) if path.is_absolute() => Ok(()),
-        Ok(_) | Err(Errno::ENOENT) => bail!("is outside of the container's root: refused"),
-        Err(errno) => Err(errno).context("getcwd"),
+    // a descriptor to a host directory that had leaked in could be entered through /proc/self/fd (CVE-2024-21626)
+    if !paths::is_below_root() {
+        bail!("process.cwd: {:?} is outside of the container's root: refused", program.cwd);
     }
+    Ok(true)
 }
 
 fn wait_for_the_end(kit: Kit) -> ! {
@@ -475,7 +473,7 @@ fn become_program<'r>(
     if user.set_capabilities().is_err() {
         return refusals.of(Step::Capabilities);
     }
-    if user.uid != 0 && nix::unistd::chdir(program.cwd.as_c_str()).is_err() {
+    if ready.cwd_pending && (nix::unistd::chdir(program.cwd.as_c_str()).is_err() || !paths::is_below_root()) {
         return refusals.of(Step::Cwd);
     }
     if user.no_new_privileges && (nix::sys::prctl::set_no_new_privs().is_err() || load(seccomp).is_err()) {

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
     // before anything else, because it starts the program anew; a word too many only costs a millisecond
     let enters = args.iter().any(|arg| ["create", "run", "exec"].iter().any(|command| arg == command));
     let image = if enters { exec_image::enter() } else { Ok(()) };
-    berth::sys::tasks::keep_ended_children();
+    berth::sys::tasks::settle_signals();
     let invocation = match cli::parse(args.into_iter()) {
         Ok(invocation) => invocation,
         Err(stop) => return stopped(&stop),

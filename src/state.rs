@@ -14,12 +14,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat, renameat};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstatat, mkdirat};
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
+use procfs::ProcError;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroups::Cgroup;
-use crate::error::phrases;
+use crate::error::{DoesNotExist, phrases};
 use crate::gate;
 use crate::plan::Plan;
 use crate::sys::tasks::pidfd_open;
@@ -46,13 +48,24 @@ impl Process {
         Ok(Self { pid: pid.as_raw(), start_time: stat.starttime })
     }
 
-    /// A pidfd, if the process is still the same one and alive.
-    pub fn open(self) -> Option<OwnedFd> {
-        let pid = Pid::from_raw(self.pid);
-        let pidfd = pidfd_open(pid).ok()?;
-        let stat = procfs::process::Process::new(self.pid).ok()?.stat().ok()?;
-        let ended = matches!(stat.state, 'Z' | 'X');
-        (stat.starttime == self.start_time && !ended).then_some(pidfd)
+    /// A pidfd, if the process is still the same one and alive. An error when that cannot be found out, which must not be
+    /// taken for its end.
+    pub fn open(self) -> Result<Option<OwnedFd>> {
+        let context = || format!("look at process {}", self.pid);
+        let pidfd = match pidfd_open(Pid::from_raw(self.pid)) {
+            Ok(pidfd) => pidfd,
+            Err(Errno::ESRCH | Errno::EINVAL) => return Ok(None),
+            Err(errno) => return Err(errno).with_context(context),
+        };
+        let stat = match procfs::process::Process::new(self.pid).and_then(|process| process.stat()) {
+            Ok(stat) => stat,
+            Err(ProcError::NotFound(_)) => return Ok(None),
+            Err(error) => return Err(error).with_context(context),
+        };
+        // readable once all its threads have ended
+        let mut ended = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
+        let ended = poll(&mut ended, PollTimeout::ZERO).with_context(context)? > 0;
+        Ok((stat.starttime == self.start_time && !ended).then_some(pidfd))
     }
 }
 
@@ -139,8 +152,8 @@ pub struct Root {
 }
 
 impl Root {
-    /// Opens the directory, made with mode 0711 if it is not there (0700 with the sticky bit below `XDG_RUNTIME_DIR`, which
-    /// keeps periodic clean-ups away).
+    /// Opens the directory, made with mode 0700 if it is not there (and the sticky bit below `XDG_RUNTIME_DIR`, which keeps
+    /// periodic clean-ups away).
     pub fn make(path: &Path, sticky: bool) -> Result<Self> {
         match Self::open(path) {
             Err(error) if crate::error::errno(&error) == Some(Errno::ENOENT) => {}
@@ -206,7 +219,7 @@ impl Root {
     pub fn container(&self, id: &str) -> Result<Directory> {
         match self.find(id)? {
             Some(directory) => Ok(directory),
-            None => bail!(phrases::DOES_NOT_EXIST),
+            None => Err(DoesNotExist.into()),
         }
     }
 
@@ -336,7 +349,7 @@ impl Directory {
     pub fn state(&self) -> Result<State> {
         match self.load()? {
             Some(state) => Ok(state),
-            None if self.is_gone() => bail!(phrases::DOES_NOT_EXIST),
+            None if self.is_gone() => Err(DoesNotExist.into()),
             None => {
                 bail!("container {:?} is half made: its creation has not got as far or was cut off", self.id)
             }
@@ -400,17 +413,17 @@ impl Directory {
     }
 
     /// The status, from facts: the processes, the start gate, the freezer.
-    pub fn status(&self, state: &State) -> Status {
+    pub fn status(&self, state: &State) -> Result<Status> {
         let Some(init) = state.init else {
-            return if state.creator.open().is_some() { Status::Creating } else { Status::Stopped };
+            return Ok(if state.creator.open()?.is_some() { Status::Creating } else { Status::Stopped });
         };
-        if init.open().is_none() {
-            return Status::Stopped;
+        if init.open()?.is_none() {
+            return Ok(Status::Stopped);
         }
         if state.cgroup.as_ref().is_some_and(|cgroup| cgroup.is_frozen().unwrap_or(false)) {
-            return Status::Paused;
+            return Ok(Status::Paused);
         }
-        if gate::is_waiting(self) { Status::Created } else { Status::Running }
+        Ok(if gate::is_waiting(self) { Status::Created } else { Status::Running })
     }
 }
 
@@ -490,7 +503,8 @@ mod tests {
     #[test]
     fn a_process_is_known_by_its_start_time() {
         let ours = Process::find(nix::unistd::getpid()).unwrap();
-        assert!(ours.open().is_some());
-        assert!(Process { start_time: ours.start_time + 1, ..ours }.open().is_none());
+        assert!(ours.open().unwrap().is_some());
+        assert!(Process { start_time: ours.start_time + 1, ..ours }.open().unwrap().is_none());
+        assert!(Process { pid: i32::MAX, start_time: 1 }.open().unwrap().is_none());
     }
 }

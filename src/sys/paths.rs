@@ -154,6 +154,15 @@ pub fn clean(path: &Path) -> PathBuf {
     names.iter().collect()
 }
 
+/// True when the working directory can be reached from this process's root (getcwd(2)). Allocates nothing.
+pub fn is_below_root() -> bool {
+    let mut path = [0_u8; libc::PATH_MAX as usize];
+    // SAFETY: the pointer and length are those of the buffer.
+    let length = unsafe { libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len()) };
+    // the kernel puts "(unreachable)" before what is elsewhere
+    length > 0 && path.starts_with(b"/")
+}
+
 /// The path of the file behind a descriptor, as this process's `/proc` shows it. For messages and
 /// to compare with mountinfo: never opened again.
 pub fn name_of(fd: BorrowedFd<'_>) -> PathBuf {

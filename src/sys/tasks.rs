@@ -209,10 +209,13 @@ pub fn wait_any() -> Option<(Pid, Ended)> {
     }
 }
 
-/// SIGCHLD back to its default: a caller may have left it ignored, and then nothing could be waited for (wait(2)).
-pub fn keep_ended_children() {
+/// What the runtime wants of signals, whatever its caller has left: SIGCHLD at its default, for with it ignored nothing
+/// could be waited for (wait(2)), and an error instead of death by a limit on file sizes.
+pub fn settle_signals() {
     // SAFETY: SIG_DFL is a valid action for it.
     unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
+    // SAFETY: SIG_IGN is a valid action for it.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
 }
 
 /// Every signal back to its default action and none blocked: what a new program expects.

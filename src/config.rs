@@ -55,8 +55,11 @@ pub fn parse_saved(text: &[u8]) -> Result<Spec> {
 /// Reads a `--process` file.
 pub fn load_process(path: &Path, findings: &mut Findings) -> Result<Process> {
     let text = read(path)?;
-    decode(&text, |value, findings| unknown_capabilities_of(value, "", findings), findings)
-        .with_context(|| format!("--process {path:?}"))
+    let mend = |value: &mut Value, findings: &mut Findings| {
+        complete(value);
+        unknown_capabilities_of(value, "", findings);
+    };
+    decode(&text, mend, findings).with_context(|| format!("--process {path:?}"))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -94,6 +97,7 @@ fn parse(text: &[u8], findings: &mut Findings) -> Result<Spec> {
         text,
         |value, findings| {
             if let Some(process) = value.get_mut("process") {
+                complete(process);
                 unknown_capabilities_of(process, "process.", findings);
             }
         },
@@ -101,6 +105,13 @@ fn parse(text: &[u8], findings: &mut Findings) -> Result<Spec> {
     )?;
     check_version(spec.version(), findings);
     Ok(spec)
+}
+
+/// The spec's schema lets `user` be left out: that is user 0, as in runc.
+fn complete(process: &mut Value) {
+    if let Value::Object(members) = process {
+        members.entry("user").or_insert_with(|| serde_json::json!({ "uid": 0, "gid": 0 }));
+    }
 }
 
 fn unknown_capabilities_of(process: &mut Value, prefix: &str, findings: &mut Findings) {
@@ -241,6 +252,18 @@ mod tests {
         );
         assert_eq!(spec.unwrap().hostname().as_deref(), Some("b"));
         assert!(findings.problems.is_empty());
+    }
+
+    #[test]
+    fn a_process_without_a_user_is_user_0s() {
+        for user in ["", r#""user":null,"#] {
+            let (spec, findings) =
+                parsed(&format!(r#"{{"ociVersion":"1.0.0","process":{{{user}"args":["a"],"cwd":"/"}}}}"#));
+            let spec = spec.unwrap();
+            let user = spec.process().as_ref().unwrap().user();
+            assert_eq!((user.uid(), user.gid()), (0, 0));
+            assert!(findings.problems.is_empty());
+        }
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl Runtime<'_> {
             nix::sys::prctl::set_child_subreaper(true).context("become a subreaper")?;
         }
         let made = self.make(&options.create, purpose)?;
-        let Made { directory, state, init, master } = made;
+        let Made { directory, state, init, terminal } = made;
         let relay = notify::Relay::make(&directory, &state)?;
         let result = init.release().and_then(|released| {
             released.wait_for_program()?;
@@ -156,7 +156,7 @@ impl Runtime<'_> {
                 }
                 return Ok((0, false));
             };
-            Ok((foreground::attend(&signals, &released, master, relay, self.log)?, true))
+            Ok((foreground::attend(&signals, &released, terminal, relay, self.log)?, true))
         });
         match result {
             Ok((status, ended)) => {

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -30,7 +30,7 @@ use crate::seccomp;
 use crate::seccomp_cache;
 use crate::state::{self, Directory, Process, Root, State, Status};
 use crate::sys::bpf::Instruction;
-use crate::terminal::Receiver;
+use crate::terminal::{Receiver, Relay};
 
 /// What `create` and `run` differ in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,8 +52,8 @@ pub struct Made {
     pub state: State,
     /// Its init.
     pub init: Init,
-    /// The pty's master, for the foreground.
-    pub master: Option<OwnedFd>,
+    /// The terminal between ours and the container's, for the foreground.
+    pub terminal: Option<Relay>,
 }
 
 /// What has been made so far, taken back in reverse order when it is dropped.
@@ -175,6 +175,9 @@ pub fn make(
         purpose,
     )?;
     accept(&findings, log)?;
+    if purpose != Purpose::Later && plan.program.is_none() {
+        bail!("config.json has no process: there is nothing to run");
+    }
 
     let mut undo = Undo {
         log,
@@ -230,7 +233,7 @@ pub fn make(
     if let Some(adj) = plan.program.as_ref().and_then(|program| program.oom_score_adj) {
         resource_limits::apply_oom_score(pid, adj)?;
     }
-    let mut master = None;
+    let mut terminal = None;
     init.serve(
         &mut Service {
             maps: (&plan.namespaces.uid_map, &plan.namespaces.gid_map),
@@ -239,7 +242,8 @@ pub fn make(
             console: &mut |fd, number| match &console {
                 Some(socket) => socket.send(fd.as_fd(), &format!("/dev/pts/{number}")),
                 None => {
-                    master = Some(fd);
+                    // before the program can write its first line
+                    terminal = Some(Relay::new(fd)?);
                     Ok(())
                 }
             },
@@ -263,7 +267,7 @@ pub fn make(
     match (undo.directory.take(), undo.init.take()) {
         (Some(directory), Some(init)) => {
             (undo.cgroup, undo.host_mounts, undo.pid_file, undo.poststop) = (None, None, None, None);
-            Ok(Made { directory, state, init, master })
+            Ok(Made { directory, state, init, terminal })
         }
         _ => bail!("the container was lost while it was made"),
     }

@@ -25,7 +25,7 @@ use crate::plan::{self, Request};
 use crate::process::{self, Service};
 use crate::resource_limits;
 use crate::state::{Directory, State, Status};
-use crate::terminal::Receiver;
+use crate::terminal::{Receiver, Relay};
 
 impl Runtime<'_> {
     /// Runs a further process. The answer is the exit status: the program's, or 0 when it is left alone.
@@ -79,7 +79,7 @@ impl Runtime<'_> {
         if let Some(adj) = program.oom_score_adj {
             resource_limits::apply_oom_score(init.pid, adj)?;
         }
-        let mut master = None;
+        let mut terminal = None;
         init.serve(
             &mut Service {
                 maps: (&[], &[]),
@@ -88,7 +88,8 @@ impl Runtime<'_> {
                 console: &mut |fd, number| match &console {
                     Some(socket) => socket.send(fd.as_fd(), &format!("/dev/pts/{number}")),
                     None => {
-                        master = Some(fd);
+                        // before the program can write its first line
+                        terminal = Some(Relay::new(fd)?);
                         Ok(())
                     }
                 },
@@ -108,7 +109,7 @@ impl Runtime<'_> {
         }
         match signals {
             None => Ok(0),
-            Some(signals) => foreground::attend(&signals, &released, master, None, self.log),
+            Some(signals) => foreground::attend(&signals, &released, terminal, None, self.log),
         }
     }
 }
@@ -136,7 +137,8 @@ fn container_process(options: &ExecOptions, directory: &Directory) -> Result<Pro
     let mut process = spec.process().clone().context("the container's config.json has no process")?;
     process.set_args(Some(texts("the command", &options.command)?));
     process.set_console_size(None);
-    if let Some(cwd) = &options.cwd {
+    // an empty one is none, as in runc
+    if let Some(cwd) = options.cwd.as_ref().filter(|cwd| !cwd.as_os_str().is_empty()) {
         process.set_cwd(cwd.clone());
     }
     if !options.env.is_empty() {

@@ -1,6 +1,6 @@
 //! A container process in the foreground: signals are forwarded, its terminal relayed, its exit status is ours.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -37,11 +37,10 @@ impl Signals {
 pub fn attend(
     signals: &Signals,
     program: &Released,
-    master: Option<OwnedFd>,
+    mut terminal: Option<Relay>,
     mut ready: Option<notify::Relay>,
     log: &Log,
 ) -> Result<i32> {
-    let mut terminal = master.map(Relay::new).transpose()?;
     let mut status = None;
     loop {
         if let Some(status) = status

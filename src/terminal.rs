@@ -64,6 +64,7 @@ impl Receiver {
 }
 
 /// The caller's terminal in raw mode; as it was when this is dropped.
+#[derive(Debug)]
 struct Raw {
     before: Option<Termios>,
 }
@@ -75,6 +76,8 @@ impl Raw {
         if let Some(before) = &before {
             let mut raw = before.clone();
             termios::cfmakeraw(&mut raw);
+            // the container's terminal gives bare line feeds, and this one makes whole line ends of them
+            raw.output_flags.insert(OutputFlags::OPOST);
             if termios::tcsetattr(stdin.as_fd(), SetArg::TCSADRAIN, &raw).is_err() {
                 return Self { before: None };
             }
@@ -93,6 +96,7 @@ impl Drop for Raw {
 }
 
 /// A container's terminal between the pty's master and our standard streams.
+#[derive(Debug)]
 pub struct Relay {
     master: OwnedFd,
     /// Input that the master has not taken yet. More is read once it is empty.
@@ -110,7 +114,7 @@ impl Relay {
         let flags = fcntl(&master, FcntlArg::F_GETFL).context("look at the terminal")?;
         let flags = OFlag::from_bits_truncate(flags) | OFlag::O_NONBLOCK;
         fcntl(&master, FcntlArg::F_SETFL(flags)).context("set the terminal up")?;
-        // the outer terminal is raw: a line feed must not be turned into two characters twice
+        // our terminal makes line ends of line feeds, which must not happen twice
         let mut settings = termios::tcgetattr(&master).context("look at the terminal")?;
         settings.output_flags.remove(OutputFlags::ONLCR);
         termios::tcsetattr(&master, SetArg::TCSANOW, &settings).context("set the terminal up")?;

@@ -61,6 +61,7 @@ fn exec_flags_change_the_process() {
     let flags = ["--env", "A=2", "--env=B=3", "--user", "1000:1001", "-g", "5", "-g", "6", "--cwd", "/data"];
     let said = c.exec(&flags, &["sh", "-c", "echo $A $B; id -u; id -g; id -G; pwd"]).ok();
     assert_eq!(said.out, "2 3\n1000\n1001\n1001 5 6\n/data\n");
+    assert_eq!(c.exec(&["--cwd", ""], &["pwd"]).ok().out, "/\n", "an empty one is none");
 }
 
 #[test]
@@ -95,6 +96,9 @@ fn process_reads_the_whole_process_from_a_file() {
     fs::write(b.scratch().join("process.json"), process.to_string()).unwrap();
     let said = c.say(&["exec", "--process", "process.json"]).ok();
     assert_eq!(said.lines()[..3], ["x", "5", "/data"]);
+    let process = json!({ "args": ["id", "-u"], "env": ["PATH=/bin"], "cwd": "/" });
+    fs::write(b.scratch().join("process.json"), process.to_string()).unwrap();
+    assert_eq!(c.say(&["exec", "--process", "process.json"]).ok().out, "0\n", "without a user");
 }
 
 #[test]

@@ -471,3 +471,22 @@ fn more_descriptors_than_there_can_be_are_refused() {
         b.assert_nothing_left();
     }
 }
+
+#[test]
+fn an_empty_signal_is_term() {
+    let Some(b) = bundle("exec sleep 1000") else { return };
+    let b = b.with(|c| c["linux"]["namespaces"].as_array_mut().unwrap().retain(|n| n["type"] != "pid"));
+    let c = b.start();
+    c.kill("").ok();
+    wait_exit(c.pid);
+}
+
+#[test]
+fn run_without_a_process_is_refused_at_once() {
+    for flags in [&[][..], &["--detach"]] {
+        let Some(mut b) = bundle("") else { return };
+        b.config.as_object_mut().unwrap().remove("process");
+        b.launching("run", flags, &b.id).end().fails(1, "process");
+        b.say(&["state", &b.id]).fails(1, "container does not exist");
+    }
+}

@@ -351,3 +351,15 @@ fn configured_devices_are_made() {
     });
     assert_eq!(b.run().ok().out, "character special file a:e5 640 3:4\nfifo 0:0 600 0:0\n");
 }
+
+#[test]
+fn a_file_on_a_directory_is_told_as_not_a_directory() {
+    let Some(b) = bundle("true") else { return };
+    fs::write(b.scratch().join("file"), "").unwrap();
+    let file = b.scratch().join("file");
+    let b = b.mount("/data", "bind", &file.to_string_lossy(), &["bind"]);
+    b.try_create(&[]).fails(1, "not a directory");
+    let Some(b) = bundle("true") else { return };
+    let b = b.mount("/etc/passwd", "bind", "/tmp", &["bind"]);
+    b.try_create(&[]).fails(1, "not a directory");
+}

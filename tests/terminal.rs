@@ -169,6 +169,12 @@ fn run_on_a_terminal_has_its_size_before_the_first_output_and_its_exit_code() {
 }
 
 #[test]
+fn lines_on_a_terminal_end_once_and_at_its_left_edge() {
+    let Some((_b, mut session)) = foreground("echo one; echo two") else { return };
+    assert_eq!(session.end().0, "one\r\ntwo\r\n");
+}
+
+#[test]
 fn run_on_a_terminal_follows_its_size() {
     let script = "trap 'stty size' WINCH; trap 'exit 4' INT; echo ready; while :; do read x < /hold; done";
     let Some(b) = terminal(script) else { return };

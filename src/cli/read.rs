@@ -97,7 +97,9 @@ impl Argv {
 
     fn kill(&mut self) -> Refused<KillOptions> {
         let id = self.id()?;
-        let signal = self.next().map_or(Ok("TERM".to_owned()), |signal| text("SIGNAL", signal))?;
+        // an empty one is what a script gives that names none
+        let signal = self.next().filter(|signal| !signal.is_empty()).unwrap_or_else(|| "TERM".into());
+        let signal = text("SIGNAL", signal)?;
         let number = signal_number(&signal).ok_or_else(|| format!("unknown signal {signal:?}"))?;
         Ok(KillOptions { id, signal: number, all: self.on("all") })
     }

@@ -301,7 +301,7 @@ impl Attach<'_> {
         if in_proc && self.step.target != Path::new("proc") && !allowed_in_proc(&self.step.target) {
             return Err(anyhow!("the destination is in /proc"));
         }
-        mount.attach(target.as_fd()).context("move_mount")?;
+        mount.attach(target.as_fd()).map_err(|errno| refusal(errno, mount.as_fd(), target.as_fd()))?;
         if self.step.read_only_later {
             let fd = mount.as_fd().try_clone_to_owned().context("keep the mount")?;
             self.rootfs.read_only.push((self.step.field.clone(), fd));
@@ -311,6 +311,21 @@ impl Attach<'_> {
             self.rootfs.root = mount.into();
         }
         Ok(())
+    }
+}
+
+/// Why a mount could not be attached. For a directory on a file, and the other way round, move_mount(2) has EINVAL where
+/// mount(2) has ENOTDIR, by which engines know the mistake.
+fn refusal(errno: Errno, mount: BorrowedFd<'_>, target: BorrowedFd<'_>) -> anyhow::Error {
+    let is_directory = |fd: BorrowedFd<'_>| {
+        fstat(fd).map(|stat| SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFDIR)
+    };
+    match (errno, is_directory(mount), is_directory(target)) {
+        (Errno::EINVAL, Ok(source), Ok(destination)) if source != destination => hinted(
+            reason(Errno::ENOTDIR),
+            "a directory goes only on a directory, and a file on a file: one of the two paths is of the other kind",
+        ),
+        _ => anyhow::Error::new(errno).context("move_mount"),
     }
 }
 

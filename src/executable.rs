@@ -55,7 +55,10 @@ pub fn find(program: &Program) -> Result<Executable> {
         };
     }
     for directory in program.search_path.as_deref().unwrap_or_default().split(':') {
-        let directory = if directory.is_empty() { "." } else { directory };
+        // an image must not choose the program by what lies in the working directory
+        if !directory.starts_with('/') {
+            continue;
+        }
         let mut path = directory.as_bytes().to_vec();
         path.push(b'/');
         path.extend_from_slice(name.as_bytes());

@@ -145,10 +145,10 @@ impl Runtime<'_> {
         let made = self.make(&options.create, purpose)?;
         let Made { directory, state, init, terminal } = made;
         let relay = notify::Relay::make(&directory, &state)?;
+        // the container is whole: from here on it may take as long as it lives, and others must be able to stop it
+        let directory = directory.unlock();
         let result = init.release().and_then(|released| {
             released.wait_for_program()?;
-            // from here on it may take as long as the container lives, and others must be able to stop it
-            let directory = directory.unlock();
             self.after_start(&directory, &state)?;
             let Some(signals) = signals else {
                 if let Some(relay) = &relay {
@@ -304,6 +304,7 @@ impl Runtime<'_> {
                 kill_all(&state)?;
             }
         } else if let Some(state) = directory.load()? {
+            await_killed(&directory, &state)?;
             refuse_unstopped(&options.id, directory.status(&state)?)?;
         }
         let directory = directory.lock()?;
@@ -443,6 +444,17 @@ fn see(directory: &Directory) -> Result<Seen> {
         None => Status::Creating,
     };
     Ok(Seen { id: directory.id().to_owned(), status, state })
+}
+
+/// A `delete` right after `kill ID KILL` may be quicker than the kernel.
+fn await_killed(directory: &Directory, state: &State) -> Result<()> {
+    let Some(init) = state.init else { return Ok(()) };
+    match init.open()? {
+        Some(pidfd) if directory.status(state)? == Status::Running && init.is_ending() => {
+            wait_for_end(pidfd.as_fd(), "init")
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What `delete` without force takes: a stopped container, or one that was never started.

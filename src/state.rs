@@ -69,6 +69,17 @@ impl Process {
     }
 }
 
+impl Process {
+    /// True when it has been killed and is only not gone yet (proc_pid_stat(5), proc_pid_status(5)).
+    pub fn is_ending(self) -> bool {
+        const PF_EXITING: u32 = 4;
+        const KILLED: u64 = 1 << (libc::SIGKILL - 1);
+        let Ok(process) = procfs::process::Process::new(self.pid) else { return true };
+        process.stat().is_ok_and(|stat| stat.flags & PF_EXITING != 0)
+            || process.status().is_ok_and(|status| (status.sigpnd | status.shdpnd) & KILLED != 0)
+    }
+}
+
 /// What is kept about a container.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

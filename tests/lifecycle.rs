@@ -490,3 +490,20 @@ fn run_without_a_process_is_refused_at_once() {
         b.say(&["state", &b.id]).fails(1, "container does not exist");
     }
 }
+
+#[test]
+fn delete_right_after_the_kill_waits_for_the_end() {
+    for _ in 0..20 {
+        let Some(b) = bundle(FOREVER) else { return };
+        let c = b.start();
+        let script = "$0 --root $1 kill $2 KILL && $0 --root $1 delete $2";
+        let (root, runtime) = (b.state_root(), support::runtime());
+        let mut shell = std::process::Command::new("sh");
+        shell.arg("-c").arg(script).arg(runtime).arg(root).arg(&b.id);
+        if !only_berth("runc is only too slow to be too quick") {
+            return;
+        }
+        support::say(&mut shell).ok();
+        wait_exit(c.pid);
+    }
+}

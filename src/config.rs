@@ -15,13 +15,12 @@ use serde_path_to_error::Segment;
 use crate::credentials::unknown_capabilities;
 use crate::error::hinted;
 use crate::findings::Findings;
+use crate::spec::VERSION;
 
 /// A longer `config.json` is refused (bytes).
 const MAX_CONFIG: u64 = 16 << 20;
 /// So many fields of a wrong type are told.
 const MAX_WRONG_FIELDS: usize = 32;
-/// The newest runtime-spec that berth knows.
-pub const SPEC_VERSION: &str = "1.3.0";
 
 /// A bundle's configuration.
 #[derive(Debug)]
@@ -206,11 +205,9 @@ fn check_version(version: &str, findings: &mut Findings) {
         [1, _, _] => {}
         [_, _, _] => findings.problem(
             "ociVersion",
-            format!("{version:?} is not supported: berth knows runtime-spec 1.0.0 to {SPEC_VERSION}"),
+            format!("{version:?} is not supported: berth knows runtime-spec 1.0.0 to {VERSION}"),
         ),
-        _ => {
-            findings.problem("ociVersion", format!("{version:?} is not a version (such as {SPEC_VERSION:?})"))
-        }
+        _ => findings.problem("ociVersion", format!("{version:?} is not a version (such as {VERSION:?})")),
     }
 }
 

@@ -249,7 +249,7 @@ pub fn make(
             },
             warn: &mut |warning| log.warn(warning),
         },
-        plan.cgroup.as_ref().map(plan_cgroup),
+        plan.cgroup.as_ref().map(crate::cgroups::Plan::cgroup),
     )?;
     if let Some(program) = &plan.program {
         // last, so that a low limit does not hinder init, and by us, who may raise what a user namespace may not
@@ -271,10 +271,6 @@ pub fn make(
         }
         _ => bail!("the container was lost while it was made"),
     }
-}
-
-fn plan_cgroup(plan: &crate::cgroups::Plan) -> &Cgroup {
-    plan.cgroup()
 }
 
 /// A terminal needs somebody who takes it, and a console socket a terminal.

@@ -194,7 +194,6 @@ impl Attach<'_> {
             }
             result => result.context("fsopen")?,
         };
-        let options = &self.step.options;
         let configure = || -> nix::Result<MountFd> {
             if !source.is_empty() {
                 context.set_string(c"source", source)?;
@@ -203,22 +202,25 @@ impl Attach<'_> {
                 let text = std::ffi::CString::new(format!("{mode:o}")).unwrap_or_default();
                 context.set_string(c"mode", &text)?;
             }
-            for key in &options.superblock {
-                context.set_flag(key)?;
-            }
-            for (key, value) in &options.data {
-                match value {
-                    Some(value) => context.set_string(key, value)?,
-                    None => context.set_flag(key)?,
-                }
-            }
+            self.set_options(&context)?;
             context.create()?;
             context.mount(attributes)
         };
-        configure().map_err(|errno| match context.complaint() {
-            Some(complaint) => anyhow::Error::new(errno).context(complaint),
-            None => errno.into(),
-        })
+        configure().map_err(|errno| explained(errno, &context))
+    }
+
+    /// Gives the file system its options: flags of the superblock, and what only it understands.
+    fn set_options(&self, context: &FsContext) -> nix::Result<()> {
+        for key in &self.step.options.superblock {
+            context.set_flag(key)?;
+        }
+        for (key, value) in &self.step.options.data {
+            match value {
+                Some(value) => context.set_string(key, value)?,
+                None => context.set_flag(key)?,
+            }
+        }
+        Ok(())
     }
 
     fn remount(&mut self) -> Result<()> {
@@ -227,22 +229,8 @@ impl Attach<'_> {
         let options = &self.step.options;
         if !options.data.is_empty() || !options.superblock.is_empty() {
             let context = FsContext::pick(target.as_fd()).context("fspick")?;
-            let configure = || -> nix::Result<()> {
-                for key in &options.superblock {
-                    context.set_flag(key)?;
-                }
-                for (key, value) in &options.data {
-                    match value {
-                        Some(value) => context.set_string(key, value)?,
-                        None => context.set_flag(key)?,
-                    }
-                }
-                context.reconfigure()
-            };
-            configure().map_err(|errno| match context.complaint() {
-                Some(complaint) => anyhow::Error::new(errno).context(complaint),
-                None => errno.into(),
-            })?;
+            let configured = self.set_options(&context).and_then(|()| context.reconfigure());
+            configured.map_err(|errno| explained(errno, &context))?;
         }
         self.change(target.as_fd())
     }
@@ -311,6 +299,14 @@ impl Attach<'_> {
             self.rootfs.root = mount.into();
         }
         Ok(())
+    }
+}
+
+/// The kernel's error with what the file system says about it.
+fn explained(errno: Errno, context: &FsContext) -> anyhow::Error {
+    match context.complaint() {
+        Some(complaint) => anyhow::Error::new(errno).context(complaint),
+        None => errno.into(),
     }
 }
 

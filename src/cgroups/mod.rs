@@ -7,6 +7,7 @@ mod plan;
 pub mod resources;
 mod v1;
 mod v2;
+mod values;
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
@@ -86,6 +87,10 @@ impl Cgroup {
 
     fn places(&self) -> impl Iterator<Item = &Place> {
         self.v1.iter().chain(&self.unified)
+    }
+
+    fn place(&self, index: usize) -> Result<&Place> {
+        self.places().nth(index).context("the cgroup has no such hierarchy")
     }
 
     /// Opens what a process needs to enter. A hierarchy that could not be made without privilege is left out.

@@ -1,17 +1,18 @@
 //! What a container's cgroup will be: decided from the configuration and the host's layout before anything is touched.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::unistd::{UnlinkatFlags, unlinkat};
-use oci_spec::runtime::{Linux, LinuxResources};
+use oci_spec::runtime::Linux;
 
-use super::directory::{make, open_directory, open_file, write_all, write_file};
+use super::directory::{make, open_directory, open_file, write_all};
 use super::layout::{Hierarchy, Layout};
-use super::resources::{Cell, Line, Missing, Row, TABLE, check};
+use super::resources::check;
+use super::values::{Values, Write, values};
 use super::{Cgroup, Place, devices, v1, v2};
 use crate::error::hinted;
 use crate::findings::Findings;
@@ -23,12 +24,8 @@ pub struct Plan {
     cgroup: Cgroup,
     /// Where the hierarchies are mounted, in the order of the cgroup's places.
     mounts: Vec<PathBuf>,
-    /// The v2 controllers that the writes need.
-    enable: Vec<String>,
     devices: Devices,
-    /// Writes without which nothing could enter: v1 cpusets.
-    early: Vec<Write>,
-    writes: Vec<Write>,
+    values: Values,
     rootless: bool,
 }
 
@@ -38,17 +35,6 @@ enum Devices {
     /// For the v1 place of that index.
     Lines(usize, Vec<devices::Line>),
     Program(Vec<Extended>),
-}
-
-/// One write.
-#[derive(Debug)]
-struct Write {
-    /// The index of the place; the unified one comes after those of v1.
-    place: usize,
-    file: String,
-    text: String,
-    field: String,
-    missing: Missing,
 }
 
 /// Plans the cgroup of container `id`: where it is (`linux.cgroupsPath`) and what `linux.resources` asks for. `rootless`: the
@@ -80,18 +66,14 @@ pub fn plan(
             unified: layout.unified.as_ref().map(|hierarchy| place(hierarchy, absolute, &path, true)),
         },
         mounts: layout.v1.iter().chain(&layout.unified).map(|hierarchy| hierarchy.mount.clone()).collect(),
-        enable: Vec::new(),
         devices: Devices::None,
-        early: Vec::new(),
-        writes: Vec::new(),
+        values: Values::default(),
         rootless,
     };
     let resources = linux.and_then(|linux| linux.resources().as_ref());
     if let Some(resources) = resources {
         check(resources, findings);
-        for row in TABLE {
-            plan.add_row(row, resources, findings);
-        }
+        plan.values = values(&plan.cgroup, resources, findings);
     }
     let rules = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
     plan.add_devices(&devices::rules(rules, findings), findings);
@@ -130,69 +112,7 @@ fn place(hierarchy: &Hierarchy, absolute: bool, path: &Path, unified: bool) -> P
     }
 }
 
-/// The controller a unified file belongs to: `memory.high` to `memory`.
-fn owner(file: &str) -> &str {
-    file.split_once('.').map_or(file, |(controller, _)| controller)
-}
-
 impl Plan {
-    fn place(&self, index: usize) -> Result<&Place> {
-        self.cgroup.places().nth(index).context("the cgroup plan names a hierarchy that is not there")
-    }
-
-    /// Where a row's field is written on this host: to whichever hierarchy has the controller.
-    fn add_row(&mut self, row: &Row, resources: &LinuxResources, findings: &mut Findings) {
-        if let Some(cell) = &row.v1
-            && let Some(index) = self.cgroup.v1.iter().position(|place| place.has(cell.controller))
-        {
-            for line in (cell.lines)(resources) {
-                let early = cell.controller == "cpuset";
-                let write = write(row, cell, index, line);
-                if early { self.early.push(write) } else { self.writes.push(write) }
-            }
-            return;
-        }
-        match &row.v2 {
-            Some(cell) => {
-                for line in (cell.lines)(resources) {
-                    self.add_v2(row, cell, line, findings);
-                }
-            }
-            None => {
-                for line in row.v1.iter().flat_map(|cell| (cell.lines)(resources)) {
-                    self.miss(row, &line, findings);
-                }
-            }
-        }
-    }
-
-    fn add_v2(&mut self, row: &Row, cell: &Cell, line: Line, findings: &mut Findings) {
-        let controller = if cell.controller.is_empty() { owner(&line.part) } else { cell.controller };
-        let core = cell.controller.is_empty() && controller == "cgroup";
-        let unified = self.cgroup.unified.as_ref();
-        if unified.is_some_and(|place| core || place.has(controller)) {
-            if !core && !self.enable.iter().any(|name| name == controller) {
-                self.enable.push(controller.to_owned());
-            }
-            self.writes.push(write(row, cell, self.cgroup.v1.len(), line));
-            return;
-        }
-        let controller = controller.to_owned();
-        missing(&field(row, &line), &controller, findings);
-    }
-
-    /// A field that only v1 has, where its controller is not mounted.
-    fn miss(&self, row: &Row, line: &Line, findings: &mut Findings) {
-        let controller = row.v1.map_or("", |cell| cell.controller);
-        let newer = if controller == "blkio" { "io" } else { controller };
-        let field = field(row, line);
-        if self.cgroup.unified.as_ref().is_some_and(|place| place.has(newer)) {
-            findings.warn(field, "not applied: cgroup v2 has nothing like it");
-        } else {
-            missing(&field, controller, findings);
-        }
-    }
-
     fn add_devices(&mut self, rules: &[devices::Rule], findings: &mut Findings) {
         if let Some(index) = self.cgroup.v1.iter().position(|place| place.has("devices")) {
             self.devices = Devices::Lines(index, devices::lines(rules, findings));
@@ -208,7 +128,8 @@ impl Plan {
     }
 
     fn mark_optional(&mut self) {
-        let used: Vec<usize> = self.early.iter().chain(&self.writes).map(|write| write.place).collect();
+        let used: Vec<usize> =
+            self.values.early.iter().chain(&self.values.limits).map(|write| write.place).collect();
         for (index, place) in self.cgroup.v1.iter_mut().chain(&mut self.cgroup.unified).enumerate() {
             place.optional = !used.contains(&index);
         }
@@ -223,14 +144,15 @@ impl Plan {
     pub fn describe(&self) -> Vec<String> {
         let mut steps: Vec<String> =
             self.cgroup.places().map(|place| format!("mkdir {}", place.path.display())).collect();
-        if !self.enable.is_empty() {
-            steps.push(format!("enable cgroup controllers {}", self.enable.join(", ")));
+        if !self.values.enable.is_empty() {
+            steps.push(format!("enable cgroup controllers {}", self.values.enable.join(", ")));
         }
         let line = |write: &Write| {
-            let path = self.place(write.place).map(|place| place.path.join(&write.file)).unwrap_or_default();
+            let path =
+                self.cgroup.place(write.place).map(|place| place.path.join(&write.file)).unwrap_or_default();
             format!("write {} = {} ({})", path.display(), write.text, write.field)
         };
-        steps.extend(self.early.iter().map(line));
+        steps.extend(self.values.early.iter().map(line));
         match &self.devices {
             Devices::None => {}
             Devices::Lines(_, lines) => steps.extend(lines.iter().map(|line| {
@@ -242,7 +164,7 @@ impl Plan {
                 program.len()
             )),
         }
-        steps.extend(self.writes.iter().map(line));
+        steps.extend(self.values.limits.iter().map(line));
         steps
     }
 
@@ -280,10 +202,10 @@ impl Plan {
         if let (Some(place), Some(mount)) = (&self.cgroup.unified, self.mounts.get(unified))
             && fresh.get(unified) != Some(&None)
         {
-            v2::enable(mount, &place.path, &self.enable)?;
+            v2::enable(mount, &place.path, &self.values.enable)?;
         }
         self.fill_cpuset(&fresh)?;
-        self.write_all(&self.early)?;
+        self.cgroup.write_all(&self.values.early)?;
         self.limit_devices(&fresh)
     }
 
@@ -323,7 +245,7 @@ impl Plan {
         let result = match &self.devices {
             Devices::None => Ok(()),
             Devices::Lines(index, _) if fresh.get(*index) == Some(&None) => Ok(()),
-            Devices::Lines(index, lines) => write_devices(&self.place(*index)?.path, lines),
+            Devices::Lines(index, lines) => write_devices(&self.cgroup.place(*index)?.path, lines),
             Devices::Program(program) => match (&self.cgroup.unified, fresh.last()) {
                 (Some(place), Some(Some(fresh))) => open_directory(&place.path)
                     .with_context(|| format!("open {}", place.path.display()))
@@ -345,66 +267,7 @@ impl Plan {
 
     /// Writes the limits. Init may be in the cgroup and at work meanwhile.
     pub fn apply(&self) -> Result<()> {
-        self.write_all(&self.writes)
-    }
-
-    /// In order, and what the kernel finds invalid once more afterwards: of two values that must fit each other (memory and
-    /// swap, quota and period) either may have to go first, depending on what is there.
-    fn write_all(&self, writes: &[Write]) -> Result<()> {
-        let mut open: Option<(usize, OwnedFd)> = None;
-        let mut again = Vec::new();
-        for write in writes {
-            if open.as_ref().is_none_or(|(place, _)| *place != write.place) {
-                let path = &self.place(write.place)?.path;
-                let directory = open_directory(path).with_context(|| format!("open {}", path.display()))?;
-                open = Some((write.place, directory));
-            }
-            let Some((_, directory)) = &open else { continue };
-            match self.write_one(write, directory) {
-                Err(error) if crate::error::errno(&error) == Some(Errno::EINVAL) => again.push(write),
-                result => result?,
-            }
-        }
-        for write in again {
-            let path = &self.place(write.place)?.path;
-            let directory = open_directory(path).with_context(|| format!("open {}", path.display()))?;
-            self.write_one(write, &directory)?;
-        }
-        Ok(())
-    }
-
-    fn write_one(&self, write: &Write, directory: &OwnedFd) -> Result<()> {
-        let place = self.place(write.place)?;
-        let context = |file: &str, text: &str| {
-            format!("{}: write {text:?} to {}", write.field, place.path.join(file).display())
-        };
-        let errno = match write_file(directory.as_fd(), &write.file, &write.text) {
-            Ok(()) => return Ok(()),
-            Err(Errno::ENOENT) => match write.missing {
-                Missing::Ignore => return Ok(()),
-                Missing::IgnoreIf(texts) if texts.contains(&write.text.as_str()) => return Ok(()),
-                Missing::Use(file, convert) => {
-                    let text = convert(&write.text);
-                    match write_file(directory.as_fd(), file, &text) {
-                        Err(Errno::ENOENT) => Errno::ENOENT,
-                        result => return result.with_context(|| context(file, &text)),
-                    }
-                }
-                Missing::Refuse | Missing::IgnoreIf(_) => Errno::ENOENT,
-            },
-            Err(errno) => errno,
-        };
-        let error = match errno {
-            Errno::ENOENT => anyhow::Error::new(errno).context(hint_for_missing(&write.file)),
-            Errno::EBUSY if write.file.starts_with("memory.") => {
-                anyhow::Error::new(errno).context(crate::error::Hinted {
-                    message: "the container uses more already".to_owned(),
-                    hint: "raise the limit".to_owned(),
-                })
-            }
-            errno => errno.into(),
-        };
-        Err(error.context(context(&write.file, &write.text)))
+        self.cgroup.write_all(&self.values.limits)
     }
 }
 
@@ -421,37 +284,6 @@ fn write_devices(path: &Path, lines: &[devices::Line]) -> Result<()> {
             .with_context(|| format!("write {:?} to {}", line.text, path.join(name).display()))?;
     }
     Ok(())
-}
-
-fn hint_for_missing(file: &str) -> crate::error::Hinted {
-    let hint = if file.contains("memsw") || file.contains("swap") {
-        "the kernel does not count swap: boot with swapaccount=1, or leave the limit out"
-    } else {
-        "this kernel was built without it; leave the limit out"
-    };
-    crate::error::Hinted { message: "the kernel has no such limit".to_owned(), hint: hint.to_owned() }
-}
-
-fn field(row: &Row, line: &Line) -> String {
-    format!("linux.resources.{}{}", row.field, line.suffix)
-}
-
-fn write(row: &Row, cell: &Cell, place: usize, line: Line) -> Write {
-    Write {
-        place,
-        file: cell.file.replace("{}", &line.part),
-        field: field(row, &line),
-        text: line.text,
-        missing: cell.missing,
-    }
-}
-
-fn missing(field: &str, controller: &str, findings: &mut Findings) {
-    findings.problem_hint(
-        field,
-        format!("the cgroup controller {controller:?} is not available on this host"),
-        "mount or enable the controller (/proc/cgroups lists what the kernel has), or leave the limit out",
-    );
 }
 
 #[cfg(test)]
@@ -562,7 +394,7 @@ mod tests {
             r#"{"cgroupsPath":"/x","resources":{"memory":{"limit":512},
             "hugepageLimits":[{"pageSize":"2MB","limit":0}]}}"#,
         );
-        assert_eq!(plan.enable, ["hugetlb"]);
+        assert_eq!(plan.values.enable, ["hugetlb"]);
         let steps = plan.describe();
         for step in [
             "mkdir /sys/fs/cgroup/unified/x",
@@ -577,13 +409,13 @@ mod tests {
 
     #[test]
     fn only_the_controllers_that_are_needed_are_enabled() {
-        assert!(good(&v2(), "{}").enable.is_empty());
+        assert!(good(&v2(), "{}").values.enable.is_empty());
         let plan = good(
             &v2(),
             r#"{"resources":{"memory":{"limit":512,"swap":512},"pids":{"limit":9},
             "unified":{"cgroup.max.depth":"4"}}}"#,
         );
-        assert_eq!(plan.enable, ["memory", "pids"]);
+        assert_eq!(plan.values.enable, ["memory", "pids"]);
         assert!(plan.describe().iter().any(|step| step.starts_with("attach an eBPF device program")));
     }
 

@@ -4,6 +4,7 @@ pub mod devices;
 mod directory;
 pub mod layout;
 mod plan;
+pub mod property;
 pub mod resources;
 mod v1;
 mod v2;

@@ -8,14 +8,9 @@ use std::fs;
 use std::process::Command;
 
 use serde_json::json;
-use support::{bundle, cgroup_dirs, cgroup_of, only_berth, unique};
+use support::{bundle, cgroup_dirs, cgroup_of, cgroup_value, only_berth, unique};
 
 const FOREVER: &str = "exec sleep 1000";
-
-fn limit(pid: i32, controller: &str, file: &str) -> String {
-    let path = cgroup_of(pid, controller).unwrap().join(file);
-    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}")).trim().to_owned()
-}
 
 #[test]
 fn init_is_in_an_absolute_cgroup_before_create_returns() {
@@ -65,20 +60,26 @@ fn limits_are_in_the_kernels_files() {
         });
     });
     let c = b.create();
-    assert_eq!(limit(c.pid, "memory", "memory.limit_in_bytes"), (64 << 20).to_string());
-    assert_eq!(limit(c.pid, "memory", "memory.soft_limit_in_bytes"), (32 << 20).to_string());
-    assert_eq!(limit(c.pid, "cpu", "cpu.shares"), "512");
-    assert_eq!(limit(c.pid, "cpu", "cpu.cfs_quota_us"), "20000");
-    assert_eq!(limit(c.pid, "cpu", "cpu.cfs_period_us"), "50000");
-    assert_eq!(limit(c.pid, "cpuset", "cpuset.cpus"), "0");
-    assert_eq!(limit(c.pid, "pids", "pids.max"), "77");
+    let read = |controller, v1, v2| cgroup_value(c.pid, controller, v1, v2);
+    assert_eq!(read("memory", "memory.limit_in_bytes", "memory.max"), (64 << 20).to_string());
+    assert_eq!(read("memory", "memory.soft_limit_in_bytes", "memory.low"), (32 << 20).to_string());
+    assert_eq!(read("cpuset", "cpuset.cpus", "cpuset.cpus"), "0");
+    assert_eq!(read("pids", "pids.max", "pids.max"), "77");
+    if support::only_v2() {
+        assert_eq!(read("cpu", "", "cpu.weight"), "59");
+        assert_eq!(read("cpu", "", "cpu.max"), "20000 50000");
+    } else {
+        assert_eq!(read("cpu", "cpu.shares", ""), "512");
+        assert_eq!(read("cpu", "cpu.cfs_quota_us", ""), "20000");
+        assert_eq!(read("cpu", "cpu.cfs_period_us", ""), "50000");
+    }
 }
 
 #[test]
 fn no_limit_is_the_kernels_default() {
     let Some(b) = bundle(FOREVER) else { return };
     let c = b.with(|c| c["linux"]["resources"]["pids"] = json!({ "limit": -1 }));
-    assert_eq!(limit(c.create().pid, "pids", "pids.max"), "max");
+    assert_eq!(cgroup_value(c.create().pid, "pids", "pids.max", "pids.max"), "max");
 }
 
 #[test]
@@ -133,7 +134,7 @@ fn delete_removes_cgroups_that_the_container_made_below_its_own() {
     let Some(b) = bundle(FOREVER) else { return };
     let c = b.start();
     fs::create_dir(cgroup_of(c.pid, "pids").unwrap().join("below")).unwrap();
-    fs::create_dir(cgroup_of(c.pid, "").unwrap().join("below")).unwrap();
+    fs::create_dir(cgroup_of(c.pid, "").unwrap().join("other")).unwrap();
     c.say(&["delete", "--force"]).ok();
     b.assert_nothing_left();
 }

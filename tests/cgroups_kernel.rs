@@ -529,12 +529,11 @@ fn on_v2_exec_follows_init_where_the_top_cgroup_takes_no_process() {
     }
     let layout = Layout::read().unwrap();
     let controllers = layout.unified.as_ref().unwrap().controllers.clone();
-    let Some(controller) =
-        controllers.iter().find(|name| ["hugetlb", "memory", "io"].contains(&name.as_str()))
-    else {
-        println!("SKIP on_v2_exec_follows_init_where_the_top_cgroup_takes_no_process: no controller");
+    let controller = "hugetlb";
+    if !controllers.iter().any(|name| name == controller) {
+        println!("SKIP on_v2_exec_follows_init_where_the_top_cgroup_takes_no_process: no {controller} on v2");
         return;
-    };
+    }
     let root = layout.unified.as_ref().unwrap().mount.join("cgroup.subtree_control");
     let enabled = fs::read_to_string(&root).unwrap();
     let made = Made::new(&layout, "follow", r#"{"hugepageLimits":[{"pageSize":"2MB","limit":2097152}]}"#);

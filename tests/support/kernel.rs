@@ -64,8 +64,28 @@ pub fn namespace(pid: i32, name: &str) -> String {
     fs::read_link(&path).unwrap_or_else(|e| panic!("{path}: {e}")).to_string_lossy().into_owned()
 }
 
-/// The directory of a process's cgroup: of the named v1 controller, or of the unified hierarchy for "".
+/// The directory of a process's cgroup where the controller is: in its v1 hierarchy, else in the unified one, which "" always
+/// means.
 pub fn cgroup_of(pid: i32, controller: &str) -> Option<PathBuf> {
+    in_hierarchy(pid, controller).or_else(|| in_hierarchy(pid, ""))
+}
+
+/// What the kernel has in the file of the cgroup, which v1 and v2 name differently.
+#[track_caller]
+pub fn cgroup_value(pid: i32, controller: &str, v1: &str, v2: &str) -> String {
+    let directory = cgroup_of(pid, controller).unwrap();
+    let file = if in_hierarchy(pid, controller).is_some() { v1 } else { v2 };
+    let path = directory.join(file);
+    fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path:?}: {e}")).trim().to_owned()
+}
+
+/// Whether the machine has no v1 hierarchy.
+pub fn only_v2() -> bool {
+    let mounts = mountinfo(&fs::read_to_string("/proc/self/mountinfo").unwrap());
+    !mounts.iter().any(|mount| mount.kind == "cgroup")
+}
+
+fn in_hierarchy(pid: i32, controller: &str) -> Option<PathBuf> {
     let text = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
     let path = text.lines().find_map(|line| {
         let mut parts = line.splitn(3, ':').skip(1);

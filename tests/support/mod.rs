@@ -17,7 +17,10 @@ mod kernel;
 mod wait;
 
 pub use bundle::{Bundle, Container, bundle};
-pub use kernel::{MountLine, cgroup_dirs, cgroup_of, mountinfo, namespace, status_field, systems_mounts};
+pub use kernel::{
+    MountLine, cgroup_dirs, cgroup_of, cgroup_value, mountinfo, namespace, only_v2, status_field,
+    systems_mounts,
+};
 pub use wait::{DEADLINE, Fifo, Gate, child_ended, readable, wait_exit};
 
 use std::fs::{self, File};

@@ -6,7 +6,7 @@ N ?= 30
 WORKLOADS ?= default,docker,exec,exec-docker,state,kill,delete,delete-force
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint test-unit test-integration test-engines bench install completions clean deps-build deps-test
+.PHONY: help run build test lint test-unit test-integration test-engines test-vm bench install completions clean deps-build deps-test
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile
@@ -18,7 +18,7 @@ build: ## build the static release binary and leave it as build/berth
 	@scripts/build
 
 test: deps-test ## install what the tests need, then lint and run all tests (root)
-	@scripts/test lint binary unit integration engines
+	@scripts/test lint binary unit integration engines vm
 
 lint: ## formatting, clippy, the aarch64 check, shellcheck, the dependency policy
 	@scripts/test lint
@@ -31,6 +31,9 @@ test-integration: ## the tests in tests/, on the real kernel (root)
 
 test-engines: ## dockerd with berth as its runtime (root)
 	@scripts/test engines
+
+test-vm: ## the integration tests in a machine with systemd and cgroup v2, which is built the first time (root)
+	@scripts/test vm
 
 bench: build ## berth beside the runc, crun and youki that are installed; N=30 rounds (root)
 	@RUNTIME='$(RUNTIME)' benches/run '$(N)' '$(WORKLOADS)'

@@ -214,7 +214,9 @@ fn the_default_mounts_look_as_asked() {
                 let found = mount_at(path).unwrap_or_else(|| panic!("{path} is no mount"));
                 assert_eq!(found.0, attributes, "{path}");
                 if !kind.is_empty() {
-                    assert_eq!((found.2.as_str(), found.3.as_str()), (kind, options), "{path}");
+                    // how a kernel numbers the inodes of a tmpfs is its own affair
+                    let shown = found.3.trim_end_matches(",inode64");
+                    assert_eq!((found.2.as_str(), shown), (kind, options), "{path}");
                 }
             }
             assert!(fs::write("/x", "").is_err());

@@ -4,6 +4,8 @@
 //!  runtime                                        init
 //!     | clone3 ------------------------------------>|
 //!     |<------------------------- Joined + pidfd ---|  from a joiner, which then ends
+//!     |<----------------------------------- Enter ---|  into a cgroup that only somebody else can make
+//!     | Proceed ------------------------------------>|
 //!     |<---------------------------------- MapIds ---|  new user namespace only
 //!     | Proceed ------------------------------------>|
 //!     |<------------------------- Mount { index } ---|  a source that only the runtime may reach
@@ -47,6 +49,8 @@ pub enum FromInit {
         /// The pid in the runtime's PID namespace.
         pid: i32,
     },
+    /// It wants to be taken into its cgroup, which it could not be born in or enter by itself.
+    Enter,
     /// The new user namespace waits for its id mappings.
     MapIds,
     /// The source of the planned mount with this index is wanted as a detached mount.

@@ -1,5 +1,6 @@
 //! The operations by their runtime-spec names, each a short story: load the state, is it allowed, do it.
 
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
-use crate::cgroups;
+use crate::cgroups::systemd::Manager;
+use crate::cgroups::{self, Maker};
 use crate::config;
 use crate::creation::{self, Made, Purpose};
 use crate::error::{DoesNotExist, NotRunning, hinted, text};
@@ -91,6 +93,15 @@ impl Runtime<'_> {
         })
     }
 
+    /// With a connection to the service manager that makes the cgroup, when it is to.
+    fn host_for_creation(&self) -> Result<Host> {
+        let mut host = self.host()?;
+        if self.global.cgroup_driver == CgroupDriver::Systemd {
+            host.systemd = Some(Manager::connect(host.rootless)?);
+        }
+        Ok(host)
+    }
+
     /// The directory of a container, locked. One that is being created is refused at once and not waited for.
     fn find_settled(&self, id: &str) -> Result<(Directory, State)> {
         let directory = self.find(id)?;
@@ -113,15 +124,9 @@ impl Runtime<'_> {
     }
 
     fn make(&self, options: &CreateOptions, purpose: Purpose) -> Result<Made> {
-        if self.global.cgroup_driver == CgroupDriver::Systemd {
-            return Err(hinted(
-                "--systemd-cgroup: this version of berth makes cgroups itself and cannot ask systemd for them",
-                "leave the option out (engines: choose the cgroup driver \"cgroupfs\")",
-            ));
-        }
         let request = self.request(&options.id, options.preserve_fds);
         check_inherited(request.listen_fds, request.preserve_fds)?;
-        let host = self.host()?;
+        let host = self.host_for_creation()?;
         let root = Root::make(&self.root.path, self.root.sticky)?;
         creation::make(&root, options, purpose, request, &host, self.log)
     }
@@ -341,8 +346,13 @@ impl Runtime<'_> {
         let Ok(spec) = directory.config().and_then(|text| config::parse_saved(&text)) else { return Ok(()) };
         let host = self.host()?;
         let linux = spec.linux().as_ref();
-        let plan =
-            cgroups::plan(&host.layout, directory.id(), linux, host.rootless, &mut Findings::default());
+        let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
+        let unit = path.is_some_and(|path| path.to_string_lossy().matches(':').count() == 2);
+        let manager = if unit { Manager::connect(host.rootless).ok() } else { None };
+        let none = BTreeMap::new();
+        let maker = manager.as_ref().map_or(Maker::Us, |manager| Maker::Systemd(manager.facts(), &none));
+        let mut findings = Findings::default();
+        let plan = cgroups::plan(&host.layout, directory.id(), linux, host.rootless, maker, &mut findings);
         plan.cgroup().signal_all(libc::SIGKILL)?;
         plan.cgroup().remove()
     }
@@ -407,7 +417,7 @@ impl Runtime<'_> {
     /// Reads a bundle and decides, and changes nothing. The plan is there when nothing is wrong.
     pub fn check(&self, options: &CheckOptions) -> Result<(Findings, Vec<String>)> {
         let mut findings = Findings::default();
-        let host = self.host()?;
+        let host = self.host_for_creation()?;
         let request = self.request("ID", 0);
         let (_, plan) =
             creation::plan(&options.bundle, options.config.as_deref(), request, &host, None, &mut findings)?;

@@ -200,18 +200,21 @@ pub fn make(
         notify::make_directory(directory)?;
     }
     let seccomp = compile(root, directory, &plan)?;
-    if let Some(cgroup) = &plan.cgroup {
+    // systemd makes a cgroup around a process, so that one has to wait for init
+    let ours_to_make = plan.cgroup.as_ref().filter(|cgroup| !cgroup.is_by_systemd());
+    if let Some(cgroup) = ours_to_make {
         // undoes itself when it fails, and then what is there is somebody else's
         cgroup.create()?;
         undo.cgroup = Some(cgroup.cgroup().clone());
     }
-    let entry = plan.cgroup.as_ref().map(|cgroup| cgroup.cgroup().entry()).transpose()?;
+    let entry = ours_to_make.map(|cgroup| cgroup.cgroup().entry()).transpose()?;
     let (tasks, born_in) = entry.map(|entry| (entry.tasks, entry.directory)).unwrap_or_default();
     let (ours, theirs) = Channel::pair()?;
     let joins = plan.namespaces.join.iter();
     let kit = Kit {
         channel: theirs,
         tasks,
+        asks_to_enter: plan.cgroup.is_some() && ours_to_make.is_none(),
         joins: joins.map(|join| Ok((join.kind, namespaces::open_join(join)?))).collect::<Result<_>>()?,
         gate: (purpose == Purpose::Later).then(|| gate::make(directory)).transpose()?,
         seccomp,
@@ -227,7 +230,7 @@ pub fn make(
     let init = undo.init.insert(process::spawn_container(&plan, kit, ours, born_in.as_ref())?);
     let pid = init.pid;
     // init is mounting meanwhile
-    if let Some(cgroup) = &plan.cgroup {
+    if let Some(cgroup) = ours_to_make {
         cgroup.apply()?;
     }
     if let Some(adj) = plan.program.as_ref().and_then(|program| program.oom_score_adj) {
@@ -236,6 +239,14 @@ pub fn make(
     let mut terminal = None;
     init.serve(
         &mut Service {
+            enter: &mut |pid| {
+                let (Some(cgroup), Some(manager)) = (&plan.cgroup, &host.systemd) else {
+                    bail!("there is no cgroup to enter")
+                };
+                cgroup.create_unit(manager, pid)?;
+                undo.cgroup = Some(cgroup.cgroup().clone());
+                cgroup.apply()
+            },
             maps: (&plan.namespaces.uid_map, &plan.namespaces.gid_map),
             mount: &mut |index| rootfs::clone_source(&plan.rootfs, index).map(Into::into),
             hooks: &mut || run_early_hooks(&plan, pid),

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::Pid;
@@ -21,8 +22,8 @@ use crate::foreground::{self, Signals};
 use crate::init::Kit;
 use crate::namespaces::Kind;
 use crate::options::ExecOptions;
-use crate::plan::{self, Request};
-use crate::process::{self, Service};
+use crate::plan::{self, Program, Request};
+use crate::process::{self, Init, Service};
 use crate::resource_limits;
 use crate::state::{Directory, State, Status};
 use crate::terminal::{Receiver, Relay};
@@ -74,14 +75,17 @@ impl Runtime<'_> {
             Purpose::Foreground => Some(Signals::hold()?),
             Purpose::Later | Purpose::Detached => None,
         };
-        let (kit, ours, born_in) = kit(options, &directory, &state)?;
-        let mut init = process::spawn_exec(&program, kit, ours, born_in.as_ref())?;
+        let (mut init, attach_to) = spawn(options, &directory, &state, &program)?;
         if let Some(adj) = program.oom_score_adj {
             resource_limits::apply_oom_score(init.pid, adj)?;
         }
         let mut terminal = None;
         init.serve(
             &mut Service {
+                enter: &mut |pid| match (&state.cgroup, &attach_to) {
+                    (Some(cgroup), Some(directory)) => cgroup.attach(directory.as_fd(), pid),
+                    _ => bail!("there is no cgroup to enter"),
+                },
                 maps: (&[], &[]),
                 mount: &mut |_| bail!("exec mounts nothing"),
                 hooks: &mut || bail!("exec has no hooks"),
@@ -214,6 +218,28 @@ fn add_capabilities(configured: Option<LinuxCapabilities>, names: &[String]) -> 
     Ok(sets)
 }
 
+/// Clones the new process into the container's cgroup. Where only systemd may move a process there (an ordinary user's session
+/// and its containers are in different parts of the tree), the answer has the cgroup to be attached to.
+fn spawn(
+    options: &ExecOptions,
+    directory: &Directory,
+    state: &State,
+    program: &Program,
+) -> Result<(Init, Option<OwnedFd>)> {
+    let (parts, ours, born_in) = kit(options, directory, state)?;
+    match process::spawn_exec(program, parts, ours, born_in.as_ref()) {
+        Err(error)
+            if crate::error::errno(&error) == Some(Errno::EACCES)
+                && state.cgroup.as_ref().is_some_and(|cgroup| cgroup.unit().is_some()) =>
+        {
+            let (mut parts, ours, born_in) = kit(options, directory, state)?;
+            parts.asks_to_enter = true;
+            Ok((process::spawn_exec(program, parts, ours, None)?, born_in))
+        }
+        result => Ok((result?, None)),
+    }
+}
+
 /// Everything that the new process joins.
 fn kit(
     options: &ExecOptions,
@@ -242,6 +268,7 @@ fn kit(
     let kit = Kit {
         channel: theirs,
         tasks: entry.tasks,
+        asks_to_enter: false,
         joins: Vec::new(),
         gate: None,
         seccomp: creation::saved_filter(directory)?,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use nix::unistd::AccessFlags;
 
+use crate::cgroups::systemd::Manager;
 use crate::cgroups::{Hierarchy, Layout};
 use crate::security_labels::{self, LsmFacts};
 use crate::sys::credentials::capget;
@@ -18,6 +19,8 @@ pub struct Host {
     pub rootless: bool,
     /// Where cgroups are.
     pub layout: Layout,
+    /// The service manager that makes cgroups, when it is to.
+    pub systemd: Option<Manager>,
     /// The caller can make cgroups, in one hierarchy at least.
     pub can_make_cgroups: bool,
     /// The highest capability that the kernel knows (`CAP_*`).
@@ -39,6 +42,7 @@ impl Host {
         Ok(Self {
             euid,
             rootless,
+            systemd: None,
             can_make_cgroups: !rootless || can_make_cgroups(&layout),
             layout,
             last_capability: last.trim().parse().context("read the highest capability")?,

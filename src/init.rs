@@ -39,6 +39,8 @@ pub struct Kit {
     pub channel: Channel,
     /// `tasks` files of the container's cgroup v1 directories, open for writing.
     pub tasks: Vec<OwnedFd>,
+    /// The runtime takes the process into its cgroup when it is asked to.
+    pub asks_to_enter: bool,
     /// Namespaces to join.
     pub joins: Vec<(Kind, OwnedFd)>,
     /// The start gate; without it the runtime's word is enough.
@@ -143,6 +145,10 @@ fn begin(kit: &mut Kit, preserved: u32) -> Result<()> {
     Ok(())
 }
 
+fn ask_to_enter(kit: &Kit) -> Result<()> {
+    if kit.asks_to_enter { request(&kit.channel, &FromInit::Enter).map(drop) } else { Ok(()) }
+}
+
 /// Init of a new container, whose namespaces are there.
 pub fn container(mut kit: Kit, plan: &Plan) -> ! {
     match build(&mut kit, plan) {
@@ -156,6 +162,7 @@ pub fn container(mut kit: Kit, plan: &Plan) -> ! {
 /// A further process of a running container, already in its namespaces.
 pub fn exec(mut kit: Kit, program: &Program) -> ! {
     let built = begin(&mut kit, program.preserve_fds).and_then(|()| {
+        ask_to_enter(&kit)?;
         if kit.container.as_ref().is_some_and(|(_, flags)| flags & Kind::User.flag() != 0) {
             become_namespace_root().context("become root of the user namespace")?;
         }
@@ -185,6 +192,7 @@ pub fn exec(mut kit: Kit, program: &Program) -> ! {
 fn build<'p>(kit: &mut Kit, plan: &'p Plan) -> Result<Option<Ready<'p>>> {
     let program = plan.program.as_ref();
     begin(kit, program.map_or(0, |program| program.preserve_fds))?;
+    ask_to_enter(kit)?;
     let namespaces = &plan.namespaces;
     if namespaces.creates(Kind::User) {
         request(&kit.channel, &FromInit::MapIds)?;

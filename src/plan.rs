@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxResources, LinuxSeccomp, Process, Spec};
 
-use crate::cgroups;
+use crate::cgroups::{self, Maker};
 use crate::credentials::{self, Credentials};
 use crate::findings::Findings;
 use crate::hooks::{self, Hooks};
@@ -163,8 +163,14 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
     let linux = spec.linux().as_ref();
     let namespaces =
         namespaces::plan(linux, spec.hostname().as_deref(), spec.domainname().as_deref(), findings);
-    let cgroup = (!request.no_cgroup && host.can_make_cgroups)
-        .then(|| cgroups::plan(&host.layout, &request.id, linux, host.rootless, findings));
+    let annotations: BTreeMap<String, String> =
+        spec.annotations().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
+    let maker = match &host.systemd {
+        Some(manager) => Maker::Systemd(manager.facts(), &annotations),
+        None => Maker::Us,
+    };
+    let cgroup = (!request.no_cgroup && (host.can_make_cgroups || host.systemd.is_some()))
+        .then(|| cgroups::plan(&host.layout, &request.id, linux, host.rootless, maker, findings));
     if !request.no_cgroup && cgroup.is_none() && asks_for_limits(linux) {
         findings.problem_hint(
             "linux.resources",
@@ -362,6 +368,7 @@ mod tests {
         let host = Host {
             euid: 1000,
             rootless: true,
+            systemd: None,
             can_make_cgroups: false,
             layout: cgroups::Layout::default(),
             last_capability: 40,

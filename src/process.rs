@@ -49,6 +49,8 @@ impl Drop for Unreleased {
 
 /// What the runtime does when init asks for it.
 pub struct Service<'a> {
+    /// Takes init into its cgroup.
+    pub enter: &'a mut dyn FnMut(Pid) -> Result<()>,
     /// Mappings of a new user namespace: of users and of groups.
     pub maps: (&'a [IdMap], &'a [IdMap]),
     /// Gives a planned mount's source as a detached mount.
@@ -188,6 +190,10 @@ impl Init {
             };
             let Some((message, fd)) = message else { return Err(self.death(cgroup)) };
             match (message, fd) {
+                (FromInit::Enter, _) => {
+                    (service.enter)(self.pid)?;
+                    self.proceed(None)?;
+                }
                 (FromInit::MapIds, _) => {
                     let (uids, gids) = service.maps;
                     write_maps(self.pid, uids, gids)?;
@@ -337,6 +343,7 @@ mod tests {
         Kit {
             channel,
             tasks: Vec::new(),
+            asks_to_enter: false,
             joins: Vec::new(),
             gate: None,
             seccomp: None,
@@ -365,6 +372,7 @@ mod tests {
         let mut warnings = Vec::new();
         init.serve(
             &mut Service {
+                enter: &mut |_| bail!("there is no cgroup"),
                 maps: (&[], &[]),
                 mount: &mut |_| bail!("no mount was asked for"),
                 hooks: &mut || bail!("no hook was asked for"),

@@ -18,7 +18,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use berth::cgroups::{Cgroup, Entry, Layout, Plan, parse_exec_cgroup, plan};
+use berth::cgroups::{Cgroup, Entry, Layout, Maker, Plan, parse_exec_cgroup, plan};
 use berth::error;
 use berth::findings::Findings;
 use berth::sys::tasks::{CStrings, Clone, Cloned, execve, exit_now};
@@ -90,7 +90,7 @@ impl Made {
         let linux =
             serde_json::from_str(&format!(r#"{{"cgroupsPath":"{path}","resources":{resources}}}"#)).unwrap();
         let mut findings = Findings::default();
-        let plan = plan(layout, "unused", Some(&linux), false, &mut findings);
+        let plan = plan(layout, "unused", Some(&linux), false, Maker::Us, &mut findings);
         assert_eq!(findings.problems, []);
         Made { plan, path }
     }
@@ -627,7 +627,14 @@ fn without_privilege_and_limits_there_is_no_cgroup_and_no_error() {
     let plan_for = |resources: &str, rootless| {
         let text = format!(r#"{{"cgroupsPath":"/berth-test-rootless/x","resources":{resources}}}"#);
         let mut findings = Findings::default();
-        let plan = plan(&layout, "x", Some(&serde_json::from_str(&text).unwrap()), rootless, &mut findings);
+        let plan = plan(
+            &layout,
+            "x",
+            Some(&serde_json::from_str(&text).unwrap()),
+            rootless,
+            Maker::Us,
+            &mut findings,
+        );
         assert_eq!(findings.problems, []);
         plan
     };

@@ -54,11 +54,13 @@ impl Rule {
         Rule { allow: true, kind: Some(Kind::Char), major, minor, access }
     }
 
-    fn names_everything(&self) -> bool {
+    /// All devices with every access.
+    pub fn names_everything(&self) -> bool {
         *self == Rule { allow: self.allow, ..Rule::deny_all() }
     }
 
-    fn same_devices(&self, other: &Rule) -> bool {
+    /// Both name the same device nodes.
+    pub fn same_devices(&self, other: &Rule) -> bool {
         (self.kind, self.major, self.minor) == (other.kind, other.major, other.minor)
     }
 

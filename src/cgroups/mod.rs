@@ -6,12 +6,13 @@ pub mod layout;
 mod plan;
 pub mod property;
 pub mod resources;
+pub mod systemd;
 mod v1;
 mod v2;
 mod values;
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -22,11 +23,12 @@ use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
 pub use layout::{Hierarchy, Layout};
-pub use plan::{Plan, plan};
+pub use plan::{Maker, Plan, plan};
 
 use crate::error::hinted;
 use crate::sys::tasks::{pidfd_open, pidfd_send_signal};
 use directory::{number, open, open_directory, read_file};
+use systemd::Unit;
 
 /// How long processes that have been killed may take to end.
 const EXIT_TIME: Duration = Duration::from_secs(10);
@@ -69,6 +71,9 @@ pub struct Cgroup {
     v1: Vec<Place>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     unified: Option<Place>,
+    /// systemd has made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    unit: Option<Unit>,
 }
 
 /// What a process needs to enter a cgroup. All of it can be opened before the process is made.
@@ -81,6 +86,11 @@ pub struct Entry {
 }
 
 impl Cgroup {
+    /// The unit, when systemd has made it.
+    pub fn unit(&self) -> Option<&Unit> {
+        self.unit.as_ref()
+    }
+
     /// In cgroup v2 and in no v1 hierarchy.
     pub fn is_v2(&self) -> bool {
         self.v1.is_empty() && self.unified.is_some()
@@ -146,6 +156,15 @@ impl Cgroup {
             entry.directory = Some(directory);
         }
         Ok(entry)
+    }
+
+    /// Has systemd take `pid` into `directory`, which is the v2 cgroup of its unit or below it.
+    pub fn attach(&self, directory: BorrowedFd<'_>, pid: Pid) -> Result<()> {
+        let (Some(unit), Some(place)) = (&self.unit, &self.unified) else {
+            bail!("systemd has not made this cgroup")
+        };
+        let path = std::fs::read_link(format!("/proc/self/fd/{}", directory.as_raw_fd()))?;
+        unit.attach(path.strip_prefix(&place.path).unwrap_or(Path::new("")), pid)
     }
 
     fn check_sub(&self, sub: &[(Option<String>, String)]) -> Result<()> {
@@ -317,7 +336,7 @@ impl Cgroup {
     /// those that nobody has killed are not killed here. The first error is told after everything else has been tried.
     pub fn remove(&self) -> Result<()> {
         let deadline = Instant::now() + EXIT_TIME;
-        let mut result = Ok(());
+        let mut result = self.unit.as_ref().map_or(Ok(()), Unit::stop);
         for place in self.places() {
             result = result.and(directory::remove(&place.path, deadline));
         }
@@ -450,10 +469,10 @@ mod tests {
             path: PathBuf::from("/nowhere"),
             optional: false,
         };
-        let v1 = Cgroup { v1: vec![place("cpu")], unified: None };
+        let v1 = Cgroup { v1: vec![place("cpu")], ..Cgroup::default() };
         assert!(v1.check_sub(&parse(&["cpu:a"]).unwrap()).is_ok());
         assert!(v1.check_sub(&parse(&["memory:a"]).unwrap()).is_err());
-        let v2 = Cgroup { v1: Vec::new(), unified: Some(place("memory")) };
+        let v2 = Cgroup { unified: Some(place("memory")), ..Cgroup::default() };
         assert!(v2.check_sub(&parse(&["a"]).unwrap()).is_ok());
         assert!(v2.check_sub(&parse(&["memory:a"]).unwrap()).is_err());
     }

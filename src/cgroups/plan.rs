@@ -1,17 +1,19 @@
 //! What a container's cgroup will be: decided from the configuration and the host's layout before anything is touched.
 
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 use oci_spec::runtime::Linux;
 
-use super::directory::{make, open_directory, open_file, write_all};
+use super::directory::{make, open_directory, open_file, write_all, write_file};
 use super::layout::{Hierarchy, Layout};
 use super::resources::check;
+use super::systemd::{self, Manager};
 use super::values::{Values, Write, values};
 use super::{Cgroup, Place, devices, v1, v2};
 use crate::error::hinted;
@@ -27,6 +29,17 @@ pub struct Plan {
     devices: Devices,
     values: Values,
     rootless: bool,
+    /// systemd makes the cgroup.
+    unit: Option<systemd::Plan>,
+}
+
+/// Who makes the cgroup.
+#[derive(Debug, Clone, Copy)]
+pub enum Maker<'a> {
+    /// We do, by mkdir(2).
+    Us,
+    /// systemd; the annotations say more about its unit.
+    Systemd(&'a systemd::Facts, &'a BTreeMap<String, String>),
 }
 
 #[derive(Debug)]
@@ -47,10 +60,13 @@ pub fn plan(
     id: &str,
     linux: Option<&Linux>,
     rootless: bool,
+    maker: Maker<'_>,
     findings: &mut Findings,
 ) -> Plan {
-    let wanted =
-        linux.and_then(|linux| linux.cgroups_path().as_deref()).filter(|path| !path.as_os_str().is_empty());
+    if let Maker::Systemd(facts, annotations) = maker {
+        return plan_unit(layout, id, linux, rootless, facts, annotations, findings);
+    }
+    let wanted = wanted_path(linux);
     let path = clean(wanted.unwrap_or(Path::new(id)));
     if path.as_os_str().is_empty() || path.as_os_str().as_encoded_bytes().contains(&0) {
         findings.problem_hint(
@@ -60,26 +76,62 @@ pub fn plan(
         );
     }
     let absolute = wanted.is_some_and(Path::is_absolute);
-    let mut plan = Plan {
-        cgroup: Cgroup {
-            v1: layout.v1.iter().map(|hierarchy| place(hierarchy, absolute, &path, false)).collect(),
-            unified: layout.unified.as_ref().map(|hierarchy| place(hierarchy, absolute, &path, true)),
-        },
-        mounts: layout.v1.iter().chain(&layout.unified).map(|hierarchy| hierarchy.mount.clone()).collect(),
-        devices: Devices::None,
-        values: Values::default(),
-        rootless,
+    let cgroup = Cgroup {
+        v1: layout.v1.iter().map(|hierarchy| place(hierarchy, absolute, &path, false)).collect(),
+        unified: layout.unified.as_ref().map(|hierarchy| place(hierarchy, absolute, &path, true)),
+        unit: None,
     };
-    let resources = linux.and_then(|linux| linux.resources().as_ref());
-    if let Some(resources) = resources {
-        check(resources, findings);
-        plan.values = values(&plan.cgroup, resources, findings);
-    }
-    let rules = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
-    plan.add_devices(&devices::rules(rules, findings), findings);
-    if rootless {
-        plan.mark_optional();
-    }
+    let mut plan = Plan::new(cgroup, layout, rootless);
+    plan.limit(linux, findings);
+    plan
+}
+
+fn wanted_path(linux: Option<&Linux>) -> Option<&Path> {
+    linux.and_then(|linux| linux.cgroups_path().as_deref()).filter(|path| !path.as_os_str().is_empty())
+}
+
+/// The cgroup is where systemd puts the unit, below its own, in every hierarchy: on v1 systemd makes its own directories, and
+/// those of the other controllers are ours to make.
+fn plan_unit(
+    layout: &Layout,
+    id: &str,
+    linux: Option<&Linux>,
+    rootless: bool,
+    facts: &systemd::Facts,
+    annotations: &BTreeMap<String, String>,
+    findings: &mut Findings,
+) -> Plan {
+    let default = if rootless { "user.slice" } else { "system.slice" };
+    let text = wanted_path(linux).map(Path::to_string_lossy);
+    let names = match systemd::Names::parse(text.as_deref(), id, default) {
+        Ok(names) => names,
+        Err(why) => {
+            findings.problem_hint(
+                "linux.cgroupsPath",
+                why,
+                "with --systemd-cgroup it is slice:prefix:name, for example \"system.slice:berth:NAME\"",
+            );
+            return Plan::new(Cgroup::default(), layout, rootless);
+        }
+    };
+    let path = facts.root.join(names.path());
+    let mut plan = Plan::new(
+        Cgroup {
+            v1: layout.v1.iter().map(|hierarchy| place(hierarchy, true, &path, false)).collect(),
+            unified: layout.unified.as_ref().map(|hierarchy| place(hierarchy, true, &path, true)),
+            unit: None,
+        },
+        layout,
+        rootless,
+    );
+    let rules = plan.limit(linux, findings);
+    let limits = match plan.devices {
+        Devices::Lines(..) => systemd::device_properties(&rules, &facts.device_numbers),
+        Devices::None | Devices::Program(_) => Vec::new(),
+    };
+    let unit = systemd::plan(facts, names, id, limits, annotations, findings);
+    plan.cgroup.unit = Some(unit.unit().clone());
+    plan.unit = Some(unit);
     plan
 }
 
@@ -113,6 +165,38 @@ fn place(hierarchy: &Hierarchy, absolute: bool, path: &Path, unified: bool) -> P
 }
 
 impl Plan {
+    fn new(cgroup: Cgroup, layout: &Layout, rootless: bool) -> Self {
+        Self {
+            cgroup,
+            mounts: layout
+                .v1
+                .iter()
+                .chain(&layout.unified)
+                .map(|hierarchy| hierarchy.mount.clone())
+                .collect(),
+            devices: Devices::None,
+            values: Values::default(),
+            rootless,
+            unit: None,
+        }
+    }
+
+    /// Decides the writes; the answer is the device rules.
+    fn limit(&mut self, linux: Option<&Linux>, findings: &mut Findings) -> Vec<devices::Rule> {
+        let resources = linux.and_then(|linux| linux.resources().as_ref());
+        if let Some(resources) = resources {
+            check(resources, findings);
+            self.values = values(&self.cgroup, resources, findings);
+        }
+        let rules = resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default();
+        let rules = devices::rules(rules, findings);
+        self.add_devices(&rules, findings);
+        if self.rootless {
+            self.mark_optional();
+        }
+        rules
+    }
+
     fn add_devices(&mut self, rules: &[devices::Rule], findings: &mut Findings) {
         if let Some(index) = self.cgroup.v1.iter().position(|place| place.has("devices")) {
             self.devices = Devices::Lines(index, devices::lines(rules, findings));
@@ -142,8 +226,8 @@ impl Plan {
 
     /// One line for each step of [`Plan::create`] and [`Plan::apply`].
     pub fn describe(&self) -> Vec<String> {
-        let mut steps: Vec<String> =
-            self.cgroup.places().map(|place| format!("mkdir {}", place.path.display())).collect();
+        let mut steps = self.unit.as_ref().map(systemd::Plan::describe).unwrap_or_default();
+        steps.extend(self.cgroup.places().map(|place| format!("mkdir {}", place.path.display())));
         if !self.values.enable.is_empty() {
             steps.push(format!("enable cgroup controllers {}", self.values.enable.join(", ")));
         }
@@ -173,8 +257,53 @@ impl Plan {
     ///
     /// Refuses a cgroup that is there already and has processes or is frozen: it is somebody else's.
     pub fn create(&self) -> Result<()> {
+        self.whole_or_nothing(|made| {
+            let fresh = self.make(made)?;
+            if fresh.contains(&Some(false)) {
+                self.check_unused()?;
+            }
+            self.furnish(&fresh)
+        })
+    }
+
+    /// Has systemd make the cgroup around `pid`, and goes on as [`Plan::create`] does. All or nothing: when a step fails, the
+    /// unit is stopped and its processes are killed.
+    pub fn create_unit(&self, manager: &Manager, pid: Pid) -> Result<()> {
+        let unit = self.unit.as_ref().context("systemd does not make this cgroup")?;
+        unit.start(manager, pid)?;
+        self.whole_or_nothing(|made| {
+            let mut fresh = self.make(made)?;
+            if let (Some(_), Some(unified)) = (&self.cgroup.unified, fresh.last_mut()) {
+                // it is there already, but not for long
+                *unified = Some(true);
+            }
+            self.furnish(&fresh)?;
+            self.enter(pid, unit.is_slice())
+        })
+        .inspect_err(|_| unit.end(manager))
+    }
+
+    /// True when the cgroup is made by [`Plan::create_unit`].
+    pub fn is_by_systemd(&self) -> bool {
+        self.unit.is_some()
+    }
+
+    /// Takes `pid` to where systemd has not: the v1 hierarchies, and the v2 one when the unit is a slice.
+    fn enter(&self, pid: Pid, unified: bool) -> Result<()> {
+        let unified = self.cgroup.unified.iter().filter(|_| unified);
+        for place in self.cgroup.v1.iter().chain(unified) {
+            let Some(directory) = place.open()? else {
+                if place.optional { continue } else { bail!("{} is gone", place.path.display()) }
+            };
+            write_file(directory.as_fd(), "cgroup.procs", &pid.to_string())
+                .with_context(|| format!("write {pid} to {}/cgroup.procs", place.path.display()))?;
+        }
+        Ok(())
+    }
+
+    fn whole_or_nothing(&self, make: impl FnOnce(&mut Vec<PathBuf>) -> Result<()>) -> Result<()> {
         let mut made = Vec::new();
-        let result = self.make(&mut made);
+        let result = make(&mut made);
         if result.is_err() {
             for path in made.iter().rev() {
                 // somebody may have gone in meanwhile; then it stays
@@ -184,7 +313,8 @@ impl Plan {
         result
     }
 
-    fn make(&self, made: &mut Vec<PathBuf>) -> Result<()> {
+    /// The directories; the answer says for each place whether it is new, `None` when it could not be made and is not needed.
+    fn make(&self, made: &mut Vec<PathBuf>) -> Result<Vec<Option<bool>>> {
         let mut fresh = Vec::with_capacity(self.mounts.len());
         for (place, mount) in self.cgroup.places().zip(&self.mounts) {
             match make(mount, &place.path, made) {
@@ -195,18 +325,20 @@ impl Plan {
                 }
             }
         }
-        if fresh.contains(&Some(false)) {
-            self.check_unused()?;
-        }
+        Ok(fresh)
+    }
+
+    /// What must hold before a process is in.
+    fn furnish(&self, fresh: &[Option<bool>]) -> Result<()> {
         let unified = self.cgroup.v1.len();
         if let (Some(place), Some(mount)) = (&self.cgroup.unified, self.mounts.get(unified))
             && fresh.get(unified) != Some(&None)
         {
             v2::enable(mount, &place.path, &self.values.enable)?;
         }
-        self.fill_cpuset(&fresh)?;
+        self.fill_cpuset(fresh)?;
         self.cgroup.write_all(&self.values.early)?;
-        self.limit_devices(&fresh)
+        self.limit_devices(fresh)
     }
 
     /// Refuses a cgroup that has processes or is frozen, as [`Plan::create`] does. For before a claim on it is saved: whoever
@@ -326,7 +458,7 @@ mod tests {
 
     fn good(layout: &Layout, json: &str) -> Plan {
         let mut findings = Findings::default();
-        let plan = plan(layout, "web", Some(&linux(json)), false, &mut findings);
+        let plan = plan(layout, "web", Some(&linux(json)), false, Maker::Us, &mut findings);
         assert_eq!(findings, Findings::default());
         plan
     }
@@ -381,7 +513,7 @@ mod tests {
             r#"{"cgroupsPath":"/a\u0000b"}"#,
         ] {
             let mut findings = Findings::default();
-            plan(&v2(), "web", Some(&linux(json)), false, &mut findings);
+            plan(&v2(), "web", Some(&linux(json)), false, Maker::Us, &mut findings);
             assert_eq!(findings.problems.len(), 1, "{json}");
             assert_eq!(findings.problems[0].field, "linux.cgroupsPath");
         }
@@ -429,7 +561,14 @@ mod tests {
             (v2(), r#"{"unified":{"io.max":"5"}}"#, "linux.resources.unified[\"io.max\"]"),
         ] {
             let mut findings = Findings::default();
-            plan(&layout, "web", Some(&linux(&format!(r#"{{"resources":{json}}}"#))), false, &mut findings);
+            plan(
+                &layout,
+                "web",
+                Some(&linux(&format!(r#"{{"resources":{json}}}"#))),
+                false,
+                Maker::Us,
+                &mut findings,
+            );
             assert_eq!(findings.problems.len(), 1, "{json}: {findings:?}");
             assert_eq!(findings.problems[0].field, field);
             assert!(findings.problems[0].hint.is_some());
@@ -440,7 +579,7 @@ mod tests {
     fn what_v2_has_nothing_like_is_a_warning() {
         let mut findings = Findings::default();
         let json = r#"{"resources":{"memory":{"swappiness":5,"disableOOMKiller":true},"cpu":{"realtimeRuntime":5}}}"#;
-        plan(&v2(), "web", Some(&linux(json)), false, &mut findings);
+        plan(&v2(), "web", Some(&linux(json)), false, Maker::Us, &mut findings);
         assert_eq!(findings.problems, []);
         assert_eq!(findings.warnings.len(), 3);
     }
@@ -448,10 +587,10 @@ mod tests {
     #[test]
     fn a_host_that_cannot_limit_devices_is_refused() {
         let mut findings = Findings::default();
-        plan(&Layout::default(), "web", None, false, &mut findings);
+        plan(&Layout::default(), "web", None, false, Maker::Us, &mut findings);
         assert_eq!(findings.problems[0].field, "linux.resources.devices");
         let mut findings = Findings::default();
-        let plan = plan(&Layout::default(), "web", None, true, &mut findings);
+        let plan = plan(&Layout::default(), "web", None, true, Maker::Us, &mut findings);
         assert_eq!(findings, Findings::default());
         assert_eq!(plan.cgroup(), &Cgroup::default());
     }
@@ -460,7 +599,7 @@ mod tests {
     fn without_privilege_only_the_places_with_limits_are_needed() {
         let mut findings = Findings::default();
         let json = linux(r#"{"resources":{"memory":{"limit":5}}}"#);
-        let plan = plan(&v1(), "web", Some(&json), true, &mut findings);
+        let plan = plan(&v1(), "web", Some(&json), true, Maker::Us, &mut findings);
         let optional: Vec<_> =
             plan.cgroup.places().map(|place| (place.name.as_str(), place.optional)).collect();
         assert_eq!(

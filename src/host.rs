@@ -17,6 +17,8 @@ pub struct Host {
     pub euid: u32,
     /// True when the caller may not act as the host's root.
     pub rootless: bool,
+    /// The caller is in a user namespace itself, as under an engine that an ordinary user runs.
+    pub user_namespace: bool,
     /// Where cgroups are.
     pub layout: Layout,
     /// The service manager that makes cgroups, when it is to.
@@ -37,11 +39,13 @@ impl Host {
         let euid = nix::unistd::geteuid().as_raw();
         let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap")
             .context("read the highest capability")?;
-        let rootless = rootless.unwrap_or(euid != 0 || in_user_namespace());
+        let user_namespace = in_user_namespace();
+        let rootless = rootless.unwrap_or(euid != 0 || user_namespace);
         let layout = Layout::read()?;
         Ok(Self {
             euid,
             rootless,
+            user_namespace,
             systemd: None,
             can_make_cgroups: !rootless || can_make_cgroups(&layout),
             layout,

@@ -180,7 +180,7 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
     }
     let facts = rootfs::Facts {
         bundle,
-        user_namespace: namespaces.has(Kind::User),
+        user_namespace: namespaces.has(Kind::User) || host.user_namespace,
         mount_namespace: namespaces.has(Kind::Mount),
         // one that is joined from a new user namespace belongs to another one
         network_namespace: namespaces.creates(Kind::Network)
@@ -368,6 +368,7 @@ mod tests {
         let host = Host {
             euid: 1000,
             rootless: true,
+            user_namespace: false,
             systemd: None,
             can_make_cgroups: false,
             layout: cgroups::Layout::default(),

@@ -73,23 +73,23 @@ pub struct Plan {
     properties: Vec<Property>,
 }
 
-/// Where a manager may listen: a socket, and whether a message bus is behind it.
+/// Where a manager may listen: a socket, and whether a message bus is behind it. The bus comes first, because its messages wait
+/// while the manager reads its configuration again; on the private socket they are lost then.
 fn sockets(user: bool) -> Vec<(PathBuf, bool)> {
     if !user {
-        let paths = [("/run/systemd/private", false), ("/run/dbus/system_bus_socket", true)];
+        let paths = [("/run/dbus/system_bus_socket", true), ("/run/systemd/private", false)];
         return paths.map(|(path, broker)| (PathBuf::from(path), broker)).to_vec();
     }
     let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     let mut sockets = Vec::new();
-    if let Some(directory) = variable("XDG_RUNTIME_DIR").map(PathBuf::from) {
-        sockets.push((directory.join("systemd/private"), false));
-        sockets.push((directory.join("bus"), true));
-    }
+    let directory = variable("XDG_RUNTIME_DIR").map(PathBuf::from);
+    sockets.extend(directory.iter().map(|directory| (directory.join("bus"), true)));
     if let Some(address) = variable("DBUS_SESSION_BUS_ADDRESS") {
         let path =
             address.as_bytes().strip_prefix(b"unix:path=").and_then(|rest| rest.split(|c| *c == b',').next());
         sockets.extend(path.map(|path| (PathBuf::from(std::ffi::OsStr::from_bytes(path)), true)));
     }
+    sockets.extend(directory.iter().map(|directory| (directory.join("systemd/private"), false)));
     sockets
 }
 
@@ -97,9 +97,9 @@ impl Manager {
     /// Connects to the system's service manager, or for a runtime without privilege to the user's.
     pub fn connect(user: bool) -> Result<Self> {
         let whose = if user { "user's" } else { "system's" };
-        let deadline = Instant::now() + TIMEOUT;
         let mut reasons = Vec::new();
         for (path, broker) in sockets(user) {
+            let deadline = Instant::now() + TIMEOUT;
             let found = Bus::connect(&path, broker, deadline).and_then(|bus| Self::read(bus, user, deadline));
             match found {
                 Ok(manager) => return Ok(manager),

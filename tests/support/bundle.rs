@@ -64,7 +64,23 @@ pub struct Bundle {
     scratch: TempDir,
     pub config: Value,
     pub id: String,
+    /// Options of the runtime that `create` and `run` get, and nothing else does.
+    pub maker: Vec<&'static str>,
     ids: RefCell<Vec<String>>,
+}
+
+/// A bundle for whoever runs the test: an ordinary user's container has a user namespace that maps the user alone.
+pub fn anyones_bundle(script: &str) -> Bundle {
+    let bundle = Bundle::new(script);
+    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    if uid == 0 {
+        return bundle;
+    }
+    bundle.namespace("user", None).with(|c| {
+        c["linux"]["uidMappings"] = json!([{ "containerID": 0, "hostID": uid, "size": 1 }]);
+        c["linux"]["gidMappings"] = json!([{ "containerID": 0, "hostID": gid, "size": 1 }]);
+        c["linux"].as_object_mut().unwrap().remove("resources");
+    })
 }
 
 /// A new bundle whose process is `sh -c script`; `None` (with a SKIP line) without root.
@@ -93,7 +109,7 @@ impl Bundle {
         )
         .unwrap();
         fs::write(root.join("etc/group"), "root:x:0:\nbob:x:1000:\n").unwrap();
-        Self { scratch, config: base(script), id: unique("bt"), ids: RefCell::default() }
+        Self { scratch, config: base(script), id: unique("bt"), maker: Vec::new(), ids: RefCell::default() }
     }
 
     /// The directory that holds everything of this test.
@@ -206,7 +222,8 @@ impl Bundle {
         self.save();
         self.ids.borrow_mut().push(id.to_owned());
         let dir = self.dir();
-        let mut args = vec![operation, "--bundle", dir.to_str().unwrap()];
+        let mut args = self.maker.clone();
+        args.extend([operation, "--bundle", dir.to_str().unwrap()]);
         args.extend(flags);
         args.push(id);
         self.command(&args)

@@ -16,7 +16,7 @@ mod bundle;
 mod kernel;
 mod wait;
 
-pub use bundle::{Bundle, Container, bundle};
+pub use bundle::{Bundle, Container, anyones_bundle, bundle};
 pub use kernel::{
     MountLine, cgroup_dirs, cgroup_of, cgroup_value, mountinfo, namespace, only_v2, status_field,
     systems_mounts,

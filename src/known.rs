@@ -1,5 +1,6 @@
 //! What `features` tells, gathered from the tables that do the work.
 
+use crate::cgroups::systemd;
 use crate::features::{Cgroup, Known};
 use crate::mounts;
 use crate::namespaces::Kind;
@@ -28,7 +29,8 @@ pub fn known() -> Known {
             .map(ToString::to_string)
             .collect(),
         libseccomp: version.map(|version| format!("{}.{}.{}", version.major, version.minor, version.micro)),
-        cgroup: Cgroup { v1: true, v2: true, rdma: true, ..Cgroup::default() },
+        cgroup: Cgroup { v1: true, v2: true, systemd: true, systemd_user: true, rdma: true },
+        unsafe_annotations: vec![systemd::ANNOTATION.to_owned()],
         apparmor: true,
         selinux: true,
         ..Known::default()

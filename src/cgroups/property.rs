@@ -1,5 +1,7 @@
 //! A property of a systemd unit, as data (org.freedesktop.systemd1(5)).
 
+use std::fmt;
+
 /// A name with its value.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Property {
@@ -52,5 +54,66 @@ impl Value {
     /// `ay`
     pub fn bytes(bytes: impl IntoIterator<Item = u8>) -> Self {
         Self::Array("y".to_owned(), bytes.into_iter().map(Self::Byte).collect())
+    }
+}
+
+/// As GVariant text, without types.
+impl fmt::Display for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |f: &mut fmt::Formatter<'_>, values: &[Value]| {
+            for (index, value) in values.iter().enumerate() {
+                write!(f, "{}{value}", if index == 0 { "" } else { ", " })?;
+            }
+            Ok(())
+        };
+        match self {
+            Self::Bool(value) => write!(f, "{value}"),
+            Self::Byte(value) => write!(f, "{value}"),
+            Self::I16(value) => write!(f, "{value}"),
+            Self::U16(value) => write!(f, "{value}"),
+            Self::I32(value) => write!(f, "{value}"),
+            Self::U32(value) => write!(f, "{value}"),
+            Self::I64(value) => write!(f, "{value}"),
+            Self::U64(value) => write!(f, "{value}"),
+            Self::Double(value) => write!(f, "{value}"),
+            Self::Text(text) | Self::ObjectPath(text) | Self::Signature(text) => write!(f, "{text:?}"),
+            Self::Variant(value) => write!(f, "<{value}>"),
+            Self::Struct(values) => {
+                f.write_str("(")?;
+                list(f, values)?;
+                f.write_str(")")
+            }
+            Self::Array(_, values) => {
+                f.write_str("[")?;
+                list(f, values)?;
+                f.write_str("]")
+            }
+            Self::Dict(_, _, entries) => {
+                f.write_str("{")?;
+                for (index, (key, value)) in entries.iter().enumerate() {
+                    write!(f, "{}{key}: {value}", if index == 0 { "" } else { ", " })?;
+                }
+                f.write_str("}")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_read_as_they_are_written_in_annotations() {
+        let text = |text: &str| Value::Text(text.to_owned());
+        for (value, shown) in [
+            (Value::U64(5), "5"),
+            (Value::Array("s".to_owned(), vec![text("a"), text("b")]), r#"["a", "b"]"#),
+            (Value::Struct(vec![text("/dev/a"), Value::Bool(true)]), r#"("/dev/a", true)"#),
+            (Value::Dict("s".to_owned(), "i".to_owned(), vec![(text("a"), Value::I32(-1))]), r#"{"a": -1}"#),
+            (Value::Variant(Box::new(Value::Double(1.5))), "<1.5>"),
+        ] {
+            assert_eq!(value.to_string(), shown);
+        }
     }
 }

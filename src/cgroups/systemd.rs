@@ -30,7 +30,8 @@ pub use names::Names;
 const TIMEOUT: Duration = Duration::from_secs(30);
 const MANAGER_PATH: &str = "/org/freedesktop/systemd1";
 const MANAGER: &str = "org.freedesktop.systemd1.Manager";
-const ANNOTATION: &str = "org.systemd.property.";
+/// Annotations that begin so are properties of the unit.
+pub const ANNOTATION: &str = "org.systemd.property.";
 /// Properties that older versions do not know; they refuse a unit with one. What they would do is in the cgroup's files anyway.
 const SINCE: &[(&str, u32)] =
     &[("CPUQuotaPeriodUSec", 242), ("AllowedCPUs", 244), ("AllowedMemoryNodes", 244)];
@@ -347,7 +348,7 @@ impl Plan {
         let mut steps =
             vec![format!("ask the {whose} systemd for unit {} in {}", self.unit.name, self.names.slice)];
         steps.extend(self.properties.iter().map(|property| {
-            format!("set property {} = {:?} ({})", property.name, property.value, property.field)
+            format!("set property {} = {} ({})", property.name, property.value, property.field)
         }));
         steps
     }

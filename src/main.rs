@@ -1,7 +1,8 @@
 //! `berth`: an OCI container runtime. The only printing and the only exit statuses are here.
 
 use std::ffi::OsString;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
@@ -98,6 +99,14 @@ fn operate(invocation: &Invocation, log: &Log) -> Result<ExitCode> {
                 Format::Table => listing::ps_table(&listing::host_ps(&options.args)?, &pids)?,
             })?;
         }
+        Operation::Events(options) => {
+            runtime.events(options, &mut write).with_context(|| format!("events of {:?}", options.id))?;
+        }
+        Operation::Stats(options) => {
+            let size = || berth::sys::terminal::size(std::io::stdout().as_fd()).ok();
+            let terminal = std::io::stdout().is_terminal();
+            runtime.stats(options, terminal.then_some(&size), &mut write).context("stats")?;
+        }
         Operation::Spec(options) => {
             let ids =
                 spec::Rootless { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
@@ -174,10 +183,15 @@ fn exit_code(status: i32) -> ExitCode {
     ExitCode::from(u8::try_from(status).unwrap_or(u8::MAX))
 }
 
+fn write(text: &str) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes())?;
+    stdout.flush()
+}
+
 /// Standard output; a reader that has gone is no error of ours.
 fn print(text: &str) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    match write(text) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         result => result.context("write to standard output"),
     }

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
 
 use crate::error::hinted;
 
@@ -110,6 +111,10 @@ pub enum Operation {
     List(ListOptions),
     /// Prints a container's processes.
     Ps(PsOptions),
+    /// `events`
+    Events(EventsOptions),
+    /// `stats`
+    Stats(StatsOptions),
     /// Freezes a container. Holds its ID.
     Pause(String),
     /// Thaws a container. Holds its ID.
@@ -254,6 +259,30 @@ pub struct PsOptions {
     pub format: Format,
     /// The arguments of ps(1), `-ef` when none were given.
     pub args: Vec<OsString>,
+}
+
+/// `events`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EventsOptions {
+    /// The container's ID, not yet checked.
+    pub id: String,
+    /// `--stats`: one reading, then the end.
+    pub stats: bool,
+    /// `--interval`: between two readings; not zero.
+    pub interval: Duration,
+}
+
+/// `stats`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StatsOptions {
+    /// Whose; all when there is none.
+    pub ids: Vec<String>,
+    /// `--format`
+    pub format: Format,
+    /// `--no-stream`: once, on a terminal too.
+    pub no_stream: bool,
+    /// `--interval`: between two readings; not zero.
+    pub interval: Duration,
 }
 
 /// `spec`

@@ -3,9 +3,11 @@
 pub mod devices;
 mod directory;
 pub mod layout;
+pub mod oom;
 mod plan;
 pub mod property;
 pub mod resources;
+pub mod stats;
 pub mod systemd;
 mod v1;
 mod v2;
@@ -346,8 +348,8 @@ impl Cgroup {
     /// How many processes the kernel has killed in this cgroup because its memory limit was reached; `None` when nobody
     /// counts.
     pub fn oom_kills(&self) -> Option<u64> {
-        let v1 = self.v1.iter().find(|place| place.has("memory")).map(|place| (place, "memory.oom_control"));
-        let (place, file) = v1.or(self.unified.as_ref().map(|place| (place, "memory.events")))?;
+        let (place, unified) = self.memory_place()?;
+        let file = if unified { "memory.events" } else { "memory.oom_control" };
         let directory = open_directory(&place.path).ok()?;
         number(&read_file(directory.as_fd(), file).ok()?, "oom_kill")
     }

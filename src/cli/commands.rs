@@ -231,6 +231,13 @@ const HELP: Opt = Opt::flag("help", "Print this help").short('h');
 const CONTAINER: Argument =
     Argument { name: "ID", help: "The container's ID", count: Count::One, complete: Complete::Container };
 
+const CONTAINERS: Argument = Argument {
+    name: "ID",
+    help: "The containers' IDs [default: all]",
+    count: Count::Rest,
+    complete: Complete::Container,
+};
+
 const NEW_CONTAINER: Argument = Argument {
     name: "ID",
     help: "A name for the new container",
@@ -382,6 +389,26 @@ pub(super) static COMMANDS: &[(&str, &[Entry])] = &[
                 .examples(
                     "Examples:\n  berth ps web\n  berth ps web -o pid,ppid,args      any options of ps(1)",
                 ),
+        ],
+    ),
+    (
+        "Usage",
+        &[
+            Entry::new("stats", "Show what containers use")
+                .arguments(&[CONTAINERS])
+                .options(&[&[
+                    LISTING_FORMAT,
+                    Opt::flag("no-stream", "Print once; so it does when the output is no terminal"),
+                    Opt::value("interval", "TIME", "Between two readings, as 500ms or 2s [default: 1s]"),
+                ]])
+                .examples("Examples:\n  berth stats\n  berth stats --format json web | jq .memory"),
+            Entry::new("events", "Print what a container uses as JSON lines, and kills for lack of memory")
+                .arguments(&[CONTAINER])
+                .options(&[&[
+                    Opt::value("interval", "TIME", "Between two readings, as 500ms or 1m [default: 5s]"),
+                    Opt::flag("stats", "Print one reading and end"),
+                ]])
+                .examples("Examples:\n  berth events --interval 1s web\n  berth events --stats web | jq .data.memory"),
         ],
     ),
     (

@@ -56,7 +56,8 @@ complete -F _berth_with_ids -o bashdefault -o default berth
 
 /// The action of the argument is a function of ours. The first line must stay the first.
 fn zsh(script: &str) -> String {
-    let argument = r"':ID -- The container'\''s ID:";
+    let arguments =
+        [r"':ID -- The container'\''s ID:", r"'*::ID -- The containers'\'' IDs \[default\: all\]:"];
     let function = r#"
 _berth_ids() {
     local -a ids
@@ -64,7 +65,10 @@ _berth_ids() {
     compadd -a ids
 }
 "#;
-    script.replace(argument, &format!("{argument}_berth_ids")).replacen('\n', &format!("\n{function}"), 1)
+    let script = arguments.iter().fold(script.to_owned(), |script, argument| {
+        script.replace(argument, &format!("{argument}_berth_ids"))
+    });
+    script.replacen('\n', &format!("\n{function}"), 1)
 }
 
 fn fish(script: &str) -> String {
@@ -81,12 +85,13 @@ mod tests {
 
     #[test]
     fn ids_are_completed_for_containers_that_exist() {
-        assert_eq!(commands_with_id(" "), "start exec kill pause resume delete state ps");
+        assert_eq!(commands_with_id(" "), "start exec kill pause resume delete state ps stats events");
         let zsh = completion(Shell::Zsh);
         assert!(zsh.starts_with("#compdef berth\n"));
-        assert_eq!(zsh.matches(":_berth_ids' \\").count(), 8);
+        assert_eq!(zsh.matches(":_berth_ids' \\").count(), 10);
         assert!(
-            completion(Shell::Bash).contains("            start|exec|kill|pause|resume|delete|state|ps)")
+            completion(Shell::Bash)
+                .contains("            start|exec|kill|pause|resume|delete|state|ps|stats|events)")
         );
         assert!(completion(Shell::Fish).contains("using_subcommand start exec kill"));
     }

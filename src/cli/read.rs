@@ -3,12 +3,13 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::argv::{Argv, truth};
 use crate::options::{
-    CgroupDriver, CheckFormat, CheckOptions, CreateOptions, DeleteOptions, ExecOptions, Format,
-    GlobalOptions, KillOptions, Level, ListOptions, LogFormat, LogTarget, Operation, PsOptions, Rootless,
-    RunOptions, Shell, SpecOptions, signal_number,
+    CgroupDriver, CheckFormat, CheckOptions, CreateOptions, DeleteOptions, EventsOptions, ExecOptions,
+    Format, GlobalOptions, KillOptions, Level, ListOptions, LogFormat, LogTarget, Operation, PsOptions,
+    Rootless, RunOptions, Shell, SpecOptions, StatsOptions, signal_number,
 };
 
 /// Why an option's value is refused, for people.
@@ -29,6 +30,8 @@ pub(super) fn operation(name: &str, mut argv: Argv) -> Refused<Operation> {
         "exec" => Operation::Exec(argv.exec()?),
         "list" => Operation::List(ListOptions { format: argv.format()?, quiet: argv.on("quiet") }),
         "ps" => Operation::Ps(argv.ps()?),
+        "events" => Operation::Events(argv.events()?),
+        "stats" => Operation::Stats(argv.stats()?),
         "spec" => Operation::Spec(SpecOptions { bundle: argv.bundle(), rootless: argv.on("rootless") }),
         "features" => Operation::Features,
         "check" => Operation::Check(argv.check()?),
@@ -151,6 +154,35 @@ impl Argv {
         Ok(PsOptions { id, format: self.format()?, args })
     }
 
+    fn events(&mut self) -> Refused<EventsOptions> {
+        Ok(EventsOptions {
+            id: self.id()?,
+            stats: self.on("stats"),
+            interval: self.interval(Duration::from_secs(5))?,
+        })
+    }
+
+    fn stats(&mut self) -> Refused<StatsOptions> {
+        let ids = std::mem::take(&mut self.arguments);
+        Ok(StatsOptions {
+            ids: ids.into_iter().map(|id| text("ID", id)).collect::<Refused<_>>()?,
+            format: self.format()?,
+            no_stream: self.on("no-stream"),
+            interval: self.interval(Duration::from_secs(1))?,
+        })
+    }
+
+    fn interval(&mut self, default: Duration) -> Refused<Duration> {
+        let Some(value) = self.text("interval")? else { return Ok(default) };
+        match duration(&value) {
+            Some(interval) if !interval.is_zero() => Ok(interval),
+            Some(_) => Err("duration interval must be greater than 0".to_owned()),
+            None => {
+                Err(format!("invalid value {value:?} for interval: give a time such as 500ms, 5s or 1m30s"))
+            }
+        }
+    }
+
     fn check(&mut self) -> Refused<CheckOptions> {
         Ok(CheckOptions {
             bundle: self.bundle(),
@@ -223,6 +255,31 @@ impl Argv {
         };
         self.texts(name)?.into_iter().map(number).collect()
     }
+}
+
+/// A duration as Go writes it: `1m30s`, `1.5h`, `500ms`. One below zero is zero.
+fn duration(text: &str) -> Option<Duration> {
+    const UNITS: &[(&str, f64)] =
+        &[("ns", 1e-9), ("us", 1e-6), ("µs", 1e-6), ("ms", 1e-3), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
+    let (negative, mut rest) = match text.strip_prefix('-') {
+        Some(rest) => (true, rest),
+        None => (false, text.strip_prefix('+').unwrap_or(text)),
+    };
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut seconds = 0.0;
+    loop {
+        let (number, after) = rest.split_at_checked(rest.find(|c: char| !c.is_ascii_digit() && c != '.')?)?;
+        let end = after.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(after.len());
+        let (unit, after) = after.split_at_checked(end)?;
+        seconds += number.parse::<f64>().ok()? * UNITS.iter().find(|(name, _)| *name == unit)?.1;
+        if after.is_empty() {
+            break;
+        }
+        rest = after;
+    }
+    if negative { Some(Duration::ZERO) } else { Duration::try_from_secs_f64(seconds).ok() }
 }
 
 fn text(name: &str, value: OsString) -> Refused<String> {

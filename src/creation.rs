@@ -228,7 +228,9 @@ pub fn make(
     let pid = init.pid;
     // init is mounting meanwhile
     if let Some(cgroup) = &plan.cgroup {
-        cgroup.apply()?;
+        for warning in cgroup.apply()? {
+            log.warn(&format!("{}: {}", warning.field, warning.why));
+        }
     }
     if let Some(adj) = plan.program.as_ref().and_then(|program| program.oom_score_adj) {
         resource_limits::apply_oom_score(pid, adj)?;

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use nix::unistd::Pid;
 
-use crate::cgroups::Cgroup;
+use crate::cgroups::{self, Cgroup};
 use crate::channel::Channel;
 use crate::config::{self, Config};
 use crate::error::{hinted, text};
@@ -231,7 +231,7 @@ pub fn make(
     let pid = init.pid;
     // init is mounting meanwhile
     if let Some(cgroup) = ours_to_make {
-        cgroup.apply()?;
+        apply(cgroup, log)?;
     }
     if let Some(adj) = plan.program.as_ref().and_then(|program| program.oom_score_adj) {
         resource_limits::apply_oom_score(pid, adj)?;
@@ -245,7 +245,7 @@ pub fn make(
                 };
                 cgroup.create_unit(manager, pid)?;
                 undo.cgroup = Some(cgroup.cgroup().clone());
-                cgroup.apply()
+                apply(cgroup, log)
             },
             maps: (&plan.namespaces.uid_map, &plan.namespaces.gid_map),
             mount: &mut |index| rootfs::clone_source(&plan.rootfs, index).map(Into::into),
@@ -260,7 +260,7 @@ pub fn make(
             },
             warn: &mut |warning| log.warn(warning),
         },
-        plan.cgroup.as_ref().map(crate::cgroups::Plan::cgroup),
+        plan.cgroup.as_ref().map(cgroups::Plan::cgroup),
     )?;
     if let Some(program) = &plan.program {
         // last, so that a low limit does not hinder init, and by us, who may raise what a user namespace may not
@@ -282,6 +282,14 @@ pub fn make(
         }
         _ => bail!("the container was lost while it was made"),
     }
+}
+
+/// Writes the limits, and tells of those that this kernel has not.
+fn apply(cgroup: &cgroups::Plan, log: &Log) -> Result<()> {
+    for warning in cgroup.apply()? {
+        log.warn(&format!("{}: {}", warning.field, warning.why));
+    }
+    Ok(())
 }
 
 /// A terminal needs somebody who takes it, and a console socket a terminal.

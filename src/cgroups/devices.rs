@@ -4,7 +4,7 @@
 //! from "nothing is allowed", and ends with the devices that every container gets, as runc has it: an engine's rules
 //! cannot take /dev/null away.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -318,33 +318,21 @@ fn block(rule: &Rule) -> Vec<Extended> {
     block
 }
 
-/// Loads `program` and attaches it to a v2 cgroup; programs that are already attached there (an earlier container's, or
-/// before an update) are replaced without a moment in between where no rule holds. Needs CAP_BPF or CAP_SYS_ADMIN.
+/// Loads `program` and attaches it to a v2 cgroup; programs that are already attached there (an earlier container's) are
+/// replaced without a moment in between where no rule holds. Needs CAP_BPF or CAP_SYS_ADMIN.
 pub fn attach(directory: BorrowedFd<'_>, program: &[Extended], fresh: bool) -> Result<()> {
-    let loaded = load(program).context("load the device program (bpf(2))")?;
+    let loaded = load_program(program)?;
     let earlier = if fresh { Vec::new() } else { attached(directory)? };
-    let attach = |replaced: Option<&OwnedFd>| {
-        bpf::attach_device_program(directory, loaded.as_fd(), replaced.map(AsFd::as_fd))
-    };
-    match earlier.as_slice() {
-        [only] => match attach(Some(only)) {
-            // attached by a program that did not allow several
-            Err(Errno::EINVAL | Errno::EPERM | Errno::ENOENT) => attach(None),
-            result => result,
-        }
-        .context("replace the device program (bpf(2))"),
-        several => {
-            attach(None).context("attach the device program (bpf(2))")?;
-            for program in several {
-                bpf::detach_device_program(directory, program.as_fd())
-                    .context("detach an earlier device program (bpf(2))")?;
-            }
-            Ok(())
-        }
-    }
+    super::device_changes::swap(directory, &[loaded], &earlier)
 }
 
-fn attached(directory: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
+/// Loads `program` without attaching it.
+pub fn load_program(program: &[Extended]) -> Result<OwnedFd> {
+    load(program).context("load the device program (bpf(2))")
+}
+
+/// The device programs of this cgroup itself.
+pub fn attached(directory: BorrowedFd<'_>) -> Result<Vec<OwnedFd>> {
     let ids = bpf::device_programs(directory).context("ask for the device programs (bpf(2))")?;
     ids.into_iter().map(|id| bpf::program_by_id(id).context("open a device program (bpf(2))")).collect()
 }

@@ -53,6 +53,11 @@ pub fn read_value(directory: BorrowedFd<'_>, file: &str) -> nix::Result<String> 
 
 /// The whole text from where the descriptor stands.
 pub fn read_all(file: BorrowedFd<'_>) -> nix::Result<String> {
+    Ok(String::from_utf8_lossy(&read_bytes(file)?).into_owned())
+}
+
+/// All bytes from where the descriptor stands.
+pub fn read_bytes(file: BorrowedFd<'_>) -> nix::Result<Vec<u8>> {
     let mut text = Vec::new();
     let mut buffer = [0; 4096];
     loop {
@@ -61,7 +66,7 @@ pub fn read_all(file: BorrowedFd<'_>) -> nix::Result<String> {
             result => result?,
         };
         match buffer.get(..count) {
-            None | Some([]) => return Ok(String::from_utf8_lossy(&text).into_owned()),
+            None | Some([]) => return Ok(text),
             Some(part) => text.extend_from_slice(part),
         }
     }

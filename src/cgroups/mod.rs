@@ -1,7 +1,9 @@
 //! The cgroup of a container: one directory in every v1 hierarchy that is mounted, and one in the v2 hierarchy if there is one.
 
+mod device_changes;
 pub mod devices;
 mod directory;
+mod earlier;
 pub mod layout;
 pub mod oom;
 mod plan;
@@ -9,9 +11,11 @@ pub mod property;
 pub mod resources;
 pub mod stats;
 pub mod systemd;
+mod update;
 mod v1;
 mod v2;
 mod values;
+mod writes;
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -26,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 pub use layout::{Hierarchy, Layout};
 pub use plan::{Maker, Plan, plan};
+pub use update::{Applied, Update};
 
 use crate::error::hinted;
 use crate::sys::tasks::{pidfd_open, pidfd_send_signal};

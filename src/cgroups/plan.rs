@@ -12,12 +12,14 @@ use oci_spec::runtime::Linux;
 
 use super::directory::{make, open_directory, open_file, write_all, write_file};
 use super::layout::{Hierarchy, Layout};
-use super::resources::check;
+use super::property::Property;
+use super::resources::{check, properties};
 use super::systemd::{self, Manager};
-use super::values::{Values, Write, values};
+use super::values::{Values, values};
+use super::writes::Write;
 use super::{Cgroup, Place, devices, v1, v2};
 use crate::error::hinted;
-use crate::findings::Findings;
+use crate::findings::{Finding, Findings};
 use crate::sys::bpf::Extended;
 
 /// A container's cgroup and what is to be written to it. Made by [`plan`]; nothing is touched before [`Plan::create`].
@@ -125,10 +127,12 @@ fn plan_unit(
         rootless,
     );
     let rules = plan.limit(linux, findings);
-    let limits = match plan.devices {
-        Devices::Lines(..) => systemd::device_properties(&rules, &facts.device_numbers),
-        Devices::None | Devices::Program(_) => Vec::new(),
-    };
+    let resources = linux.and_then(|linux| linux.resources().as_ref());
+    let mut limits: Vec<Property> =
+        resources.map(|resources| properties(plan.cgroup.is_v2(), resources)).unwrap_or_default();
+    if matches!(plan.devices, Devices::Lines(..)) {
+        limits.extend(systemd::device_properties(&rules, &facts.device_numbers));
+    }
     let unit = systemd::plan(facts, names, id, limits, annotations, findings);
     plan.cgroup.unit = Some(unit.unit().clone());
     plan.unit = Some(unit);
@@ -397,13 +401,15 @@ impl Plan {
         }
     }
 
-    /// Writes the limits. Init may be in the cgroup and at work meanwhile.
-    pub fn apply(&self) -> Result<()> {
+    /// Writes the limits. Init may be in the cgroup and at work meanwhile. The answer is what the kernel has dropped and the
+    /// container runs without.
+    pub fn apply(&self) -> Result<Vec<Finding>> {
         self.cgroup.write_all(&self.values.limits)
     }
 }
 
-fn write_devices(path: &Path, lines: &[devices::Line]) -> Result<()> {
+/// Writes device rules of v1, one line a write.
+pub(super) fn write_devices(path: &Path, lines: &[devices::Line]) -> Result<()> {
     let directory = open_directory(path).with_context(|| format!("open {}", path.display()))?;
     let open = |file: &str| {
         open_file(directory.as_fd(), file, OFlag::O_WRONLY)
@@ -576,12 +582,30 @@ mod tests {
     }
 
     #[test]
-    fn what_v2_has_nothing_like_is_a_warning() {
-        let mut findings = Findings::default();
-        let json = r#"{"resources":{"memory":{"swappiness":5,"disableOOMKiller":true},"cpu":{"realtimeRuntime":5}}}"#;
-        plan(&v2(), "web", Some(&linux(json)), false, Maker::Us, &mut findings);
-        assert_eq!(findings.problems, []);
-        assert_eq!(findings.warnings.len(), 3);
+    fn what_v2_has_nothing_like_is_a_problem_unless_it_asks_for_nothing() {
+        let found = |json: &str| {
+            let mut findings = Findings::default();
+            let json = format!(r#"{{"resources":{json}}}"#);
+            plan(&v2(), "web", Some(&linux(&json)), false, Maker::Us, &mut findings);
+            findings
+        };
+        let findings = found(
+            r#"{"memory":{"swappiness":5,"disableOOMKiller":true,"kernelTCP":9},"cpu":{"realtimeRuntime":5,"realtimePeriod":9},
+            "blockIO":{"leafWeight":20},"network":{"classID":5,"priorities":[{"name":"eth0","priority":1}]}}"#,
+        );
+        assert_eq!(findings.problems.len(), 8);
+        for problem in &findings.problems {
+            assert_eq!(problem.why, "cgroup v2 has nothing like it", "{}", problem.field);
+            assert!(problem.hint.is_some());
+        }
+        // what engines write for "not set"
+        let findings = found(
+            r#"{"memory":{"disableOOMKiller":false,"kernelTCP":-1},"cpu":{"realtimeRuntime":0,"realtimePeriod":0},
+            "blockIO":{"leafWeight":0},"network":{"classID":0,"priorities":[]}}"#,
+        );
+        assert_eq!(findings, Findings::default());
+        let findings = found(r#"{"memory":{"swappiness":0}}"#);
+        assert_eq!((findings.problems.len(), findings.warnings.len()), (0, 1));
     }
 
     #[test]

@@ -1,16 +1,27 @@
-//! The limits of `linux.resources`: one table, with what each field means on cgroup v1 and on v2 beside each other.
+//! The limits of `linux.resources`: one table, with what each field means on cgroup v1, on v2 and to systemd beside each other.
 //!
-//! A row whose cell says `None` has nothing to write there: the field is ignored with a warning, or (as `cpu.period` beside
-//! `cpu.quota` on v2) another row has said it.
+//! A row whose file column is an error has nothing to write there. The error says what can be done instead, or another row
+//! writes it (as `cpu.period` beside `cpu.quota` on v2).
 
-use std::collections::HashMap;
+mod check;
+mod settings;
+#[cfg(test)]
+mod tests;
+mod texts;
 
-use oci_spec::runtime::{
-    LinuxBlockIo, LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources, LinuxThrottleDevice,
-    LinuxWeightDevice,
+use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxMemory, LinuxResources, LinuxWeightDevice};
+
+pub use check::check;
+use settings::{
+    Setting, bandwidth, cpu_quota, cpu_weight, cpus_or_nodes, device_weights, named, nothing, swap,
+    unified_settings,
 };
-
-use crate::findings::Findings;
+pub use settings::{numbers, properties};
+pub use texts::weight;
+use texts::{
+    cpu_max, io_weight, list, max, memory_and_swap, or_max, pages, pids_max, priorities, rate, rates, rdma,
+    set, swap_max, unified, weights,
+};
 
 /// One write: a file's text for one field.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,26 +62,34 @@ pub enum Missing {
     Ignore,
     /// Nothing when the text is one of these, which is how things are without the file; otherwise an error.
     IgnoreIf(&'static [&'static str]),
+    /// A warning with this reason: kernels have dropped the limit.
+    Warn(&'static str),
     /// Another file, with the text converted.
     Use(&'static str, fn(&str) -> String),
 }
+
+/// A file, or what to do instead.
+pub type Column = Result<Cell, &'static str>;
 
 /// A field of `linux.resources`.
 pub struct Row {
     /// Its name below `linux.resources`.
     pub field: &'static str,
     /// What it means on v1.
-    pub v1: Option<Cell>,
+    pub v1: Column,
     /// What it means on v2.
-    pub v2: Option<Cell>,
+    pub v2: Column,
+    /// The properties of a systemd unit that hold the same limit, on v2 or else on v1: without them systemd would write its own
+    /// idea into the files when it looks at the unit the next time.
+    systemd: fn(&LinuxResources, bool) -> Vec<Setting>,
 }
 
 const fn cell(
     controller: &'static str,
     file: &'static str,
     lines: fn(&LinuxResources) -> Vec<Line>,
-) -> Option<Cell> {
-    Some(Cell { controller, file, lines, missing: Missing::Refuse })
+) -> Column {
+    cell_or(Missing::Refuse, controller, file, lines)
 }
 
 const fn cell_or(
@@ -78,103 +97,140 @@ const fn cell_or(
     controller: &'static str,
     file: &'static str,
     lines: fn(&LinuxResources) -> Vec<Line>,
-) -> Option<Cell> {
-    Some(Cell { controller, file, lines, missing })
+) -> Column {
+    Ok(Cell { controller, file, lines, missing })
 }
 
 const SAME: fn(&str) -> String = str::to_owned;
+const OF_V2: Column = Err("a controller that is mounted as cgroup v1 takes the fields beside unified only");
+const NOT_LIMITED: &str = "not applied: this kernel has no limit for it";
 
 /// The table. The order of the rows is the order of the writes.
 #[rustfmt::skip]
 pub const TABLE: &[Row] = &[
-    Row { field: "unified",
-        v1: None,
-        v2: cell("", "{}", unified) },
     Row { field: "memory.limit",
         v1: cell("memory", "memory.limit_in_bytes", |r| one(memory(r), |m| set(m.limit()))),
-        v2: cell("memory", "memory.max", |r| one(memory(r), |m| set(m.limit()).map(or_max))) },
+        v2: cell("memory", "memory.max", |r| one(memory(r), |m| set(m.limit()).map(or_max))),
+        systemd: |r, v2| named(v2, "MemoryMax", "MemoryLimit", memory(r).and_then(|m| set(m.limit()))) },
     Row { field: "memory.swap",
-        v1: cell("memory", "memory.memsw.limit_in_bytes", |r| one(memory(r), |m| set(m.swap()))),
-        v2: cell_or(Missing::IgnoreIf(&["max", "0"]), "memory", "memory.swap.max", |r| one(memory(r), swap_max)) },
+        v1: cell_or(Missing::IgnoreIf(&["-1"]), "memory", "memory.memsw.limit_in_bytes", |r| one(memory(r), memory_and_swap)),
+        v2: cell_or(Missing::IgnoreIf(&["max", "0"]), "memory", "memory.swap.max", |r| one(memory(r), swap_max)),
+        systemd: |r, v2| swap(v2, memory(r)) },
     Row { field: "memory.reservation",
         v1: cell("memory", "memory.soft_limit_in_bytes", |r| one(memory(r), |m| set(m.reservation()))),
-        v2: cell("memory", "memory.low", |r| one(memory(r), |m| set(m.reservation()).map(or_max))) },
+        v2: cell("memory", "memory.low", |r| one(memory(r), |m| set(m.reservation()).map(or_max))),
+        systemd: |r, v2| named(v2, "MemoryLow", "", memory(r).and_then(|m| set(m.reservation()))) },
+    Row { field: "memory.kernelTCP",
+        v1: cell_or(Missing::Warn(NOT_LIMITED), "memory", "memory.kmem.tcp.limit_in_bytes", |r| one(memory(r), |m| set(m.kernel_tcp()))),
+        v2: Err("leave it out: the buffers of TCP count in memory.limit there"),
+        systemd: nothing },
     Row { field: "memory.swappiness",
         v1: cell("memory", "memory.swappiness", |r| one(memory(r), LinuxMemory::swappiness)),
-        v2: None },
+        v2: Err("leave it out, and limit swap with memory.swap"),
+        systemd: nothing },
     Row { field: "memory.disableOOMKiller",
         v1: cell("memory", "memory.oom_control", |r| one(memory(r), |m| m.disable_oom_killer().filter(|on| *on).map(u8::from))),
-        v2: None },
-    Row { field: "cpu.shares",
-        v1: cell("cpu", "cpu.shares", |r| one(cpu(r), |c| set(c.shares()))),
-        v2: cell("cpu", "cpu.weight", |r| one(cpu(r), |c| set(c.shares()).map(weight))) },
-    Row { field: "cpu.period",
-        v1: cell("cpu", "cpu.cfs_period_us", |r| one(cpu(r), |c| set(c.period()))),
-        v2: cell("cpu", "cpu.max", |r| one(cpu(r), |c| if set(c.quota()).is_some() { None } else { cpu_max(c) })) },
-    Row { field: "cpu.quota",
-        v1: cell("cpu", "cpu.cfs_quota_us", |r| one(cpu(r), |c| set(c.quota()))),
-        v2: cell("cpu", "cpu.max", |r| one(cpu(r), |c| set(c.quota()).and_then(|_| cpu_max(c)))) },
-    Row { field: "cpu.burst",
-        v1: cell("cpu", "cpu.cfs_burst_us", |r| one(cpu(r), LinuxCpu::burst)),
-        v2: cell("cpu", "cpu.max.burst", |r| one(cpu(r), LinuxCpu::burst)) },
+        v2: Err("leave it out, and raise memory.limit"),
+        systemd: nothing },
+    // a cgroup that runs when all others are idle has no shares
     Row { field: "cpu.idle",
         v1: cell("cpu", "cpu.idle", |r| one(cpu(r), LinuxCpu::idle)),
-        v2: cell("cpu", "cpu.idle", |r| one(cpu(r), LinuxCpu::idle)) },
+        v2: cell("cpu", "cpu.idle", |r| one(cpu(r), LinuxCpu::idle)),
+        systemd: |r, v2| named(v2, "CPUWeight", "", cpu(r).filter(|c| is_idle(c)).map(|_| 0)) },
+    Row { field: "cpu.shares",
+        v1: cell("cpu", "cpu.shares", |r| one(cpu(r), shares)),
+        v2: cell("cpu", "cpu.weight", |r| one(cpu(r), |c| shares(c).map(weight))),
+        systemd: |r, v2| cpu_weight(v2, cpu(r).and_then(shares)) },
+    Row { field: "cpu.period",
+        v1: cell("cpu", "cpu.cfs_period_us", |r| one(cpu(r), |c| set(c.period()))),
+        v2: cell("cpu", "cpu.max", |r| one(cpu(r), |c| if set(c.quota()).is_some() { None } else { cpu_max(c) })),
+        systemd: |r, _| cpu_quota(cpu(r).filter(|c| set(c.quota()).is_none())) },
+    Row { field: "cpu.quota",
+        v1: cell("cpu", "cpu.cfs_quota_us", |r| one(cpu(r), |c| set(c.quota()))),
+        v2: cell("cpu", "cpu.max", |r| one(cpu(r), |c| set(c.quota()).and_then(|_| cpu_max(c)))),
+        systemd: |r, _| cpu_quota(cpu(r).filter(|c| set(c.quota()).is_some())) },
+    Row { field: "cpu.burst",
+        v1: cell("cpu", "cpu.cfs_burst_us", |r| one(cpu(r), LinuxCpu::burst)),
+        v2: cell("cpu", "cpu.max.burst", |r| one(cpu(r), LinuxCpu::burst)),
+        systemd: nothing },
     Row { field: "cpu.realtimePeriod",
         v1: cell("cpu", "cpu.rt_period_us", |r| one(cpu(r), |c| set(c.realtime_period()))),
-        v2: None },
+        v2: Err("leave it out: realtime processes are not limited by cgroups there"),
+        systemd: nothing },
     Row { field: "cpu.realtimeRuntime",
         v1: cell("cpu", "cpu.rt_runtime_us", |r| one(cpu(r), |c| set(c.realtime_runtime()))),
-        v2: None },
+        v2: Err("leave it out: realtime processes are not limited by cgroups there"),
+        systemd: nothing },
     Row { field: "cpu.cpus",
         v1: cell("cpuset", "cpuset.cpus", |r| one(cpu(r), |c| list(c.cpus()))),
-        v2: cell("cpuset", "cpuset.cpus", |r| one(cpu(r), |c| list(c.cpus()))) },
+        v2: cell("cpuset", "cpuset.cpus", |r| one(cpu(r), |c| list(c.cpus()))),
+        systemd: |r, v2| cpus_or_nodes(v2, "AllowedCPUs", cpu(r).and_then(|c| list(c.cpus()))) },
     Row { field: "cpu.mems",
         v1: cell("cpuset", "cpuset.mems", |r| one(cpu(r), |c| list(c.mems()))),
-        v2: cell("cpuset", "cpuset.mems", |r| one(cpu(r), |c| list(c.mems()))) },
+        v2: cell("cpuset", "cpuset.mems", |r| one(cpu(r), |c| list(c.mems()))),
+        systemd: |r, v2| cpus_or_nodes(v2, "AllowedMemoryNodes", cpu(r).and_then(|c| list(c.mems()))) },
     Row { field: "pids.limit",
-        v1: cell("pids", "pids.max", |r| one(r.pids().as_ref(), |p| Some(or_max(p.limit())))),
-        v2: cell("pids", "pids.max", |r| one(r.pids().as_ref(), |p| Some(or_max(p.limit())))) },
+        v1: cell("pids", "pids.max", |r| one(r.pids().as_ref(), |p| Some(or_max(pids_max(p))))),
+        v2: cell("pids", "pids.max", |r| one(r.pids().as_ref(), |p| Some(or_max(pids_max(p))))),
+        systemd: |r, v2| named(v2, "TasksMax", "TasksMax", r.pids().as_ref().map(pids_max)) },
     Row { field: "blockIO.weight",
         v1: cell_or(Missing::Use("blkio.bfq.weight", SAME), "blkio", "blkio.weight", |r| one(io(r), |b| set(b.weight()))),
-        v2: cell_or(Missing::Use("io.weight", io_weight), "io", "io.bfq.weight", |r| one(io(r), |b| set(b.weight()))) },
+        v2: cell_or(Missing::Use("io.weight", io_weight), "io", "io.bfq.weight", |r| one(io(r), |b| set(b.weight()))),
+        systemd: |r, v2| settings::io_weight(v2, io(r).and_then(|b| set(b.weight()))) },
     Row { field: "blockIO.leafWeight",
         v1: cell("blkio", "blkio.leaf_weight", |r| one(io(r), |b| set(b.leaf_weight()))),
-        v2: None },
+        v2: Err("leave it out: a cgroup with processes has none below it there"),
+        systemd: nothing },
     Row { field: "blockIO.weightDevice",
         v1: cell_or(Missing::Use("blkio.bfq.weight_device", SAME), "blkio", "blkio.weight_device", |r| weights(r, "weight", LinuxWeightDevice::weight)),
-        v2: cell_or(Missing::Use("io.weight", io_weight), "io", "io.bfq.weight", |r| weights(r, "weight", LinuxWeightDevice::weight)) },
+        v2: cell_or(Missing::Use("io.weight", io_weight), "io", "io.bfq.weight", |r| weights(r, "weight", LinuxWeightDevice::weight)),
+        systemd: |r, v2| device_weights(v2, io(r)) },
     Row { field: "blockIO.weightDevice",
         v1: cell("blkio", "blkio.leaf_weight_device", |r| weights(r, "leafWeight", LinuxWeightDevice::leaf_weight)),
-        v2: None },
+        v2: Err("leave it out: a cgroup with processes has none below it there"),
+        systemd: nothing },
     Row { field: "blockIO.throttleReadBpsDevice",
         v1: cell("blkio", "blkio.throttle.read_bps_device", |r| rates(io(r).and_then(|b| b.throttle_read_bps_device().as_ref()), rate)),
-        v2: cell("io", "io.max", |r| rates(io(r).and_then(|b| b.throttle_read_bps_device().as_ref()), |rate| max("rbps", rate))) },
+        v2: cell("io", "io.max", |r| rates(io(r).and_then(|b| b.throttle_read_bps_device().as_ref()), |rate| max("rbps", rate))),
+        systemd: |r, v2| bandwidth(v2, "IOReadBandwidthMax", "BlockIOReadBandwidth", io(r).and_then(|b| b.throttle_read_bps_device().as_ref())) },
     Row { field: "blockIO.throttleWriteBpsDevice",
         v1: cell("blkio", "blkio.throttle.write_bps_device", |r| rates(io(r).and_then(|b| b.throttle_write_bps_device().as_ref()), rate)),
-        v2: cell("io", "io.max", |r| rates(io(r).and_then(|b| b.throttle_write_bps_device().as_ref()), |rate| max("wbps", rate))) },
+        v2: cell("io", "io.max", |r| rates(io(r).and_then(|b| b.throttle_write_bps_device().as_ref()), |rate| max("wbps", rate))),
+        systemd: |r, v2| bandwidth(v2, "IOWriteBandwidthMax", "BlockIOWriteBandwidth", io(r).and_then(|b| b.throttle_write_bps_device().as_ref())) },
     Row { field: "blockIO.throttleReadIOPSDevice",
         v1: cell("blkio", "blkio.throttle.read_iops_device", |r| rates(io(r).and_then(|b| b.throttle_read_iops_device().as_ref()), rate)),
-        v2: cell("io", "io.max", |r| rates(io(r).and_then(|b| b.throttle_read_iops_device().as_ref()), |rate| max("riops", rate))) },
+        v2: cell("io", "io.max", |r| rates(io(r).and_then(|b| b.throttle_read_iops_device().as_ref()), |rate| max("riops", rate))),
+        systemd: |r, v2| bandwidth(v2, "IOReadIOPSMax", "", io(r).and_then(|b| b.throttle_read_iops_device().as_ref())) },
     Row { field: "blockIO.throttleWriteIOPSDevice",
         v1: cell("blkio", "blkio.throttle.write_iops_device", |r| rates(io(r).and_then(|b| b.throttle_write_iops_device().as_ref()), rate)),
-        v2: cell("io", "io.max", |r| rates(io(r).and_then(|b| b.throttle_write_iops_device().as_ref()), |rate| max("wiops", rate))) },
+        v2: cell("io", "io.max", |r| rates(io(r).and_then(|b| b.throttle_write_iops_device().as_ref()), |rate| max("wiops", rate))),
+        systemd: |r, v2| bandwidth(v2, "IOWriteIOPSMax", "", io(r).and_then(|b| b.throttle_write_iops_device().as_ref())) },
     Row { field: "hugepageLimits",
         v1: cell("hugetlb", "hugetlb.{}.limit_in_bytes", |r| pages(r, |limit| limit.to_string())),
-        v2: cell("hugetlb", "hugetlb.{}.max", |r| pages(r, or_max)) },
+        v2: cell("hugetlb", "hugetlb.{}.max", |r| pages(r, or_max)),
+        systemd: nothing },
     // reserved pages count too where the kernel can count them (5.7)
     Row { field: "hugepageLimits",
         v1: cell_or(Missing::Ignore, "hugetlb", "hugetlb.{}.rsvd.limit_in_bytes", |r| pages(r, |limit| limit.to_string())),
-        v2: cell_or(Missing::Ignore, "hugetlb", "hugetlb.{}.rsvd.max", |r| pages(r, or_max)) },
+        v2: cell_or(Missing::Ignore, "hugetlb", "hugetlb.{}.rsvd.max", |r| pages(r, or_max)),
+        systemd: nothing },
     Row { field: "network.classID",
         v1: cell("net_cls", "net_cls.classid", |r| one(r.network().as_ref(), |n| set(n.class_id()))),
-        v2: None },
+        v2: Err("leave it out, and match the cgroup's path in the packet filter (nft: socket cgroupv2)"),
+        systemd: nothing },
     Row { field: "network.priorities",
         v1: cell("net_prio", "net_prio.ifpriomap", priorities),
-        v2: None },
+        v2: Err("leave it out, and match the cgroup's path in the packet filter (nft: socket cgroupv2)"),
+        systemd: nothing },
     Row { field: "rdma",
         v1: cell("rdma", "rdma.max", rdma),
-        v2: cell("rdma", "rdma.max", rdma) },
+        v2: cell("rdma", "rdma.max", rdma),
+        systemd: nothing },
+    // last: where it names a file of another field, it is the more exact word
+    Row { field: "unified",
+        v1: OF_V2,
+        v2: cell("", "{}", unified),
+        systemd: unified_settings },
 ];
 
 fn memory(resources: &LinuxResources) -> Option<&LinuxMemory> {
@@ -189,434 +245,15 @@ fn io(resources: &LinuxResources) -> Option<&LinuxBlockIo> {
     resources.block_io().as_ref()
 }
 
+fn is_idle(cpu: &LinuxCpu) -> bool {
+    cpu.idle() == Some(1)
+}
+
+/// The kernel refuses shares for an idle cgroup.
+fn shares(cpu: &LinuxCpu) -> Option<u64> {
+    set(cpu.shares()).filter(|_| !is_idle(cpu))
+}
+
 fn one<'a, S, T: ToString>(section: Option<&'a S>, value: impl Fn(&'a S) -> Option<T>) -> Vec<Line> {
     section.and_then(value).map(Line::plain).into_iter().collect()
-}
-
-/// Engines write 0 for "not set".
-fn set<T: Default + PartialEq>(value: Option<T>) -> Option<T> {
-    value.filter(|value| *value != T::default())
-}
-
-fn list(value: &Option<String>) -> Option<&str> {
-    value.as_deref().filter(|list| !list.is_empty())
-}
-
-/// -1 is how the spec says "no limit".
-fn or_max(value: i64) -> String {
-    if value < 0 { "max".to_owned() } else { value.to_string() }
-}
-
-/// v2 counts swap alone, the spec memory and swap together.
-fn swap_max(memory: &LinuxMemory) -> Option<String> {
-    let limit = memory.limit().unwrap_or_default();
-    match memory.swap().unwrap_or_default() {
-        0 if limit < 0 => Some("max".to_owned()),
-        0 => None,
-        ..0 => Some("max".to_owned()),
-        // refused by `check`
-        swap => swap.checked_sub(limit).filter(|swap| limit > 0 && *swap >= 0).map(|swap| swap.to_string()),
-    }
-}
-
-/// cpu.weight for cpu.shares: 2 to 262144 become 1 to 10000, and the two defaults (1024, 100) meet.
-pub fn weight(shares: u64) -> u64 {
-    match shares {
-        0..=2 => 1,
-        262_144.. => 10_000,
-        shares => {
-            let l = (shares as f64).log2();
-            let exponent = (l * l + 125.0 * l) / 612.0 - 7.0 / 34.0;
-            10f64.powf(exponent).ceil() as u64
-        }
-    }
-}
-
-/// `QUOTA PERIOD`; a quota alone leaves the period, a period alone the quota that a new cgroup has.
-fn cpu_max(cpu: &LinuxCpu) -> Option<String> {
-    let quota = set(cpu.quota()).map(or_max);
-    match (quota, set(cpu.period())) {
-        (None, None) => None,
-        (Some(quota), None) => Some(quota),
-        (quota, Some(period)) => Some(format!("{} {period}", quota.as_deref().unwrap_or("max"))),
-    }
-}
-
-/// io.weight (1 to 10000) for a weight of BFQ (1 to 1000), which may stand behind a device number.
-fn io_weight(text: &str) -> String {
-    let (device, weight) = text.rsplit_once(' ').map_or(("", text), |(device, weight)| (device, weight));
-    let weight = weight.parse::<u64>().unwrap_or(100).max(10);
-    let weight = 1 + (weight - 10) * 9999 / 990;
-    if device.is_empty() { weight.to_string() } else { format!("{device} {weight}") }
-}
-
-fn weights(
-    resources: &LinuxResources,
-    name: &str,
-    value: impl Fn(&LinuxWeightDevice) -> Option<u16>,
-) -> Vec<Line> {
-    let devices = io(resources).and_then(|io| io.weight_device().as_ref());
-    let line = |(index, device): (usize, &LinuxWeightDevice)| {
-        let text = format!("{}:{} {}", device.major(), device.minor(), set(value(device))?);
-        Some(Line { suffix: format!("[{index}].{name}"), part: String::new(), text })
-    };
-    devices.into_iter().flatten().enumerate().filter_map(line).collect()
-}
-
-fn rates(devices: Option<&Vec<LinuxThrottleDevice>>, text: impl Fn(u64) -> String) -> Vec<Line> {
-    let line = |(index, device): (usize, &LinuxThrottleDevice)| Line {
-        suffix: format!("[{index}].rate"),
-        part: String::new(),
-        text: format!("{}:{} {}", device.major(), device.minor(), text(device.rate())),
-    };
-    devices.into_iter().flatten().enumerate().map(line).collect()
-}
-
-/// On v1 a rate of 0 takes the limit away.
-fn rate(rate: u64) -> String {
-    rate.to_string()
-}
-
-fn max(key: &str, rate: u64) -> String {
-    if rate == 0 { format!("{key}=max") } else { format!("{key}={rate}") }
-}
-
-fn pages(resources: &LinuxResources, text: impl Fn(i64) -> String) -> Vec<Line> {
-    let line = |(index, page): (usize, &LinuxHugepageLimit)| Line {
-        suffix: format!("[{index}].limit"),
-        part: page.page_size().clone(),
-        text: text(page.limit()),
-    };
-    resources.hugepage_limits().iter().flatten().enumerate().map(line).collect()
-}
-
-fn priorities(resources: &LinuxResources) -> Vec<Line> {
-    let priorities = resources.network().as_ref().and_then(|network| network.priorities().as_ref());
-    let line = |(index, priority): (usize, &oci_spec::runtime::LinuxInterfacePriority)| Line {
-        suffix: format!("[{index}]"),
-        part: String::new(),
-        text: format!("{} {}", priority.name(), priority.priority()),
-    };
-    priorities.into_iter().flatten().enumerate().map(line).collect()
-}
-
-fn sorted<V>(map: &Option<HashMap<String, V>>) -> Vec<(&String, &V)> {
-    let mut entries: Vec<_> = map.iter().flatten().collect();
-    entries.sort_by_key(|(key, _)| *key);
-    entries
-}
-
-fn rdma(resources: &LinuxResources) -> Vec<Line> {
-    let line = |(device, limit): (&String, &oci_spec::runtime::LinuxRdma)| {
-        let mut text = device.clone();
-        for (key, value) in [("hca_handle", limit.hca_handles()), ("hca_object", limit.hca_objects())] {
-            if let Some(value) = value {
-                text.push_str(&format!(" {key}={value}"));
-            }
-        }
-        Line { suffix: format!("[{device:?}]"), part: String::new(), text }
-    };
-    sorted(resources.rdma()).into_iter().map(line).collect()
-}
-
-fn unified(resources: &LinuxResources) -> Vec<Line> {
-    let line = |(file, text): (&String, &String)| Line {
-        suffix: format!("[{file:?}]"),
-        part: file.clone(),
-        text: text.clone(),
-    };
-    sorted(resources.unified()).into_iter().map(line).collect()
-}
-
-/// Values that no kernel would take, or that would do something other than limit.
-pub fn check(resources: &LinuxResources, findings: &mut Findings) {
-    if let Some(memory) = memory(resources) {
-        check_memory(memory, findings);
-    }
-    if let Some(cpu) = cpu(resources) {
-        check_cpu(cpu, findings);
-    }
-    if let Some(weight) = io(resources).and_then(|io| set(io.weight()))
-        && !(10..=1000).contains(&weight)
-    {
-        findings.problem("linux.resources.blockIO.weight", format!("{weight} is not in 10 to 1000"));
-    }
-    for (index, page) in resources.hugepage_limits().iter().flatten().enumerate() {
-        if !is_page_size(page.page_size()) {
-            findings.problem_hint(
-                format!("linux.resources.hugepageLimits[{index}].pageSize"),
-                format!("{:?} is not a page size", page.page_size()),
-                "write it as the kernel does: 64KB, 2MB, 1GB",
-            );
-        }
-    }
-    for (file, _) in sorted(resources.unified()) {
-        if let Some(why) = refuse_unified(file) {
-            findings.problem(format!("linux.resources.unified[{file:?}]"), why);
-        }
-    }
-}
-
-fn check_memory(memory: &LinuxMemory, findings: &mut Findings) {
-    let (limit, swap) = (memory.limit().unwrap_or_default(), memory.swap().unwrap_or_default());
-    if swap > 0 && limit <= 0 {
-        findings.problem_hint(
-            "linux.resources.memory.swap",
-            "a limit of memory and swap together needs a limit of memory",
-            "set linux.resources.memory.limit too, or swap to -1",
-        );
-    } else if swap > 0 && swap < limit {
-        findings.problem_hint(
-            "linux.resources.memory.swap",
-            format!("{swap} is less than the memory limit {limit}"),
-            "it counts memory and swap together: the same value as the limit means no swap",
-        );
-    }
-    if memory.swappiness().is_some_and(|swappiness| swappiness > 100) {
-        findings.problem("linux.resources.memory.swappiness", "more than 100");
-    }
-    #[allow(deprecated)]
-    let kernel = memory.kernel();
-    for (name, value) in [("kernel", kernel), ("kernelTCP", memory.kernel_tcp())] {
-        if set(value).is_some_and(|value| value > 0) {
-            findings.warn(format!("linux.resources.memory.{name}"), "not applied: kernels have dropped it");
-        }
-    }
-}
-
-fn check_cpu(cpu: &LinuxCpu, findings: &mut Findings) {
-    if let (Some(burst), Some(quota)) = (cpu.burst(), cpu.quota())
-        && quota > 0
-        && burst > quota as u64
-    {
-        findings.problem("linux.resources.cpu.burst", format!("{burst} is more than the quota {quota}"));
-    }
-    for (name, value) in [("cpus", cpu.cpus()), ("mems", cpu.mems())] {
-        if let Some(text) = list(value)
-            && !text.trim().chars().all(|c| c.is_ascii_digit() || matches!(c, ',' | '-' | ':' | '/'))
-        {
-            findings.problem_hint(
-                format!("linux.resources.cpu.{name}"),
-                format!("{text:?} is not a list of numbers"),
-                "write it as 0-3,7",
-            );
-        }
-    }
-}
-
-/// It becomes part of a file's name.
-fn is_page_size(text: &str) -> bool {
-    let digits = text.strip_suffix("KB").or(text.strip_suffix("MB")).or(text.strip_suffix("GB"));
-    digits.is_some_and(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
-}
-
-fn refuse_unified(file: &str) -> Option<&'static str> {
-    match file {
-        "cgroup.procs" | "cgroup.threads" => Some("would move processes into the container's cgroup"),
-        "cgroup.kill" | "cgroup.freeze" => Some("acts on the container's processes and is no limit"),
-        _ if file.contains(['/', '\0']) || !file.contains('.') || file.starts_with('.') => {
-            Some("not the name of a cgroup v2 file")
-        }
-        _ => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn resources(json: &str) -> LinuxResources {
-        serde_json::from_str(json).unwrap()
-    }
-
-    fn column(json: &str, column: impl Fn(&Row) -> Option<Cell>) -> Vec<String> {
-        let resources = resources(json);
-        let lines = |row: &Row| {
-            let cell = column(row)?;
-            let line = |line: Line| format!("{}={}", cell.file.replace("{}", &line.part), line.text);
-            Some((cell.lines)(&resources).into_iter().map(line).collect::<Vec<_>>())
-        };
-        TABLE.iter().filter_map(lines).flatten().collect()
-    }
-
-    /// What a configuration becomes on v1 and on v2.
-    #[track_caller]
-    fn becomes(json: &str, v1: &[&str], v2: &[&str]) {
-        assert_eq!(column(json, |row| row.v1), v1, "v1 of {json}");
-        assert_eq!(column(json, |row| row.v2), v2, "v2 of {json}");
-    }
-
-    #[test]
-    fn memory() {
-        becomes(r#"{"memory":{"limit":512}}"#, &["memory.limit_in_bytes=512"], &["memory.max=512"]);
-        becomes(
-            r#"{"memory":{"limit":-1,"swap":-1}}"#,
-            &["memory.limit_in_bytes=-1", "memory.memsw.limit_in_bytes=-1"],
-            &["memory.max=max", "memory.swap.max=max"],
-        );
-        becomes(
-            r#"{"memory":{"limit":512,"swap":800,"reservation":256,"swappiness":0,"disableOOMKiller":true}}"#,
-            &[
-                "memory.limit_in_bytes=512",
-                "memory.memsw.limit_in_bytes=800",
-                "memory.soft_limit_in_bytes=256",
-                "memory.swappiness=0",
-                "memory.oom_control=1",
-            ],
-            &["memory.max=512", "memory.swap.max=288", "memory.low=256"],
-        );
-        becomes(
-            r#"{"memory":{"limit":512,"swap":512,"disableOOMKiller":false}}"#,
-            &["memory.limit_in_bytes=512", "memory.memsw.limit_in_bytes=512"],
-            &["memory.max=512", "memory.swap.max=0"],
-        );
-        becomes(
-            r#"{"memory":{"limit":-1}}"#,
-            &["memory.limit_in_bytes=-1"],
-            &["memory.max=max", "memory.swap.max=max"],
-        );
-        becomes(r#"{"memory":{"limit":0,"swap":0,"reservation":0}}"#, &[], &[]);
-    }
-
-    #[test]
-    fn cpu() {
-        becomes(
-            r#"{"cpu":{"shares":1024,"quota":50000,"period":100000,"burst":1000}}"#,
-            &[
-                "cpu.shares=1024",
-                "cpu.cfs_period_us=100000",
-                "cpu.cfs_quota_us=50000",
-                "cpu.cfs_burst_us=1000",
-            ],
-            &["cpu.weight=100", "cpu.max=50000 100000", "cpu.max.burst=1000"],
-        );
-        becomes(r#"{"cpu":{"period":200000}}"#, &["cpu.cfs_period_us=200000"], &["cpu.max=max 200000"]);
-        becomes(r#"{"cpu":{"quota":50000}}"#, &["cpu.cfs_quota_us=50000"], &["cpu.max=50000"]);
-        becomes(
-            r#"{"cpu":{"quota":-1,"period":100000}}"#,
-            &["cpu.cfs_period_us=100000", "cpu.cfs_quota_us=-1"],
-            &["cpu.max=max 100000"],
-        );
-        becomes(r#"{"cpu":{"shares":0,"quota":0,"period":0,"cpus":"","mems":""}}"#, &[], &[]);
-        becomes(
-            r#"{"cpu":{"idle":1,"realtimePeriod":1000000,"realtimeRuntime":950000,"cpus":"0-3","mems":"0"}}"#,
-            &[
-                "cpu.idle=1",
-                "cpu.rt_period_us=1000000",
-                "cpu.rt_runtime_us=950000",
-                "cpuset.cpus=0-3",
-                "cpuset.mems=0",
-            ],
-            &["cpu.idle=1", "cpuset.cpus=0-3", "cpuset.mems=0"],
-        );
-    }
-
-    #[test]
-    fn shares_become_weights_so_that_the_defaults_and_the_ends_meet() {
-        let weights: Vec<u64> =
-            [0, 1, 2, 3, 512, 1024, 2048, 262_143, 262_144, u64::MAX].into_iter().map(weight).collect();
-        assert_eq!(weights, [1, 1, 1, 2, 59, 100, 174, 10_000, 10_000, 10_000]);
-        assert!((2..262_144).all(|shares| weight(shares) <= weight(shares + 1)));
-    }
-
-    #[test]
-    fn pids() {
-        becomes(r#"{"pids":{"limit":5}}"#, &["pids.max=5"], &["pids.max=5"]);
-        becomes(r#"{"pids":{"limit":0}}"#, &["pids.max=0"], &["pids.max=0"]);
-        becomes(r#"{"pids":{"limit":-1}}"#, &["pids.max=max"], &["pids.max=max"]);
-    }
-
-    #[test]
-    fn block_io() {
-        becomes(r#"{"blockIO":{"weight":0}}"#, &[], &[]);
-        becomes(
-            r#"{"blockIO":{"weight":500,"leafWeight":10,
-            "weightDevice":[{"major":8,"minor":0,"weight":100,"leafWeight":20},{"major":8,"minor":16}],
-            "throttleReadBpsDevice":[{"major":8,"minor":0,"rate":1000}],
-            "throttleWriteBpsDevice":[{"major":8,"minor":0,"rate":2000}],
-            "throttleReadIOPSDevice":[{"major":8,"minor":0,"rate":30}],
-            "throttleWriteIOPSDevice":[{"major":8,"minor":0,"rate":0}]}}"#,
-            &[
-                "blkio.weight=500",
-                "blkio.leaf_weight=10",
-                "blkio.weight_device=8:0 100",
-                "blkio.leaf_weight_device=8:0 20",
-                "blkio.throttle.read_bps_device=8:0 1000",
-                "blkio.throttle.write_bps_device=8:0 2000",
-                "blkio.throttle.read_iops_device=8:0 30",
-                "blkio.throttle.write_iops_device=8:0 0",
-            ],
-            &[
-                "io.bfq.weight=500",
-                "io.bfq.weight=8:0 100",
-                "io.max=8:0 rbps=1000",
-                "io.max=8:0 wbps=2000",
-                "io.max=8:0 riops=30",
-                "io.max=8:0 wiops=max",
-            ],
-        );
-        assert_eq!(io_weight("10"), "1");
-        assert_eq!(io_weight("1000"), "10000");
-        assert_eq!(io_weight("8:0 1000"), "8:0 10000");
-    }
-
-    #[test]
-    fn hugetlb_network_rdma_and_unified() {
-        becomes(
-            r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4096}]}"#,
-            &["hugetlb.2MB.limit_in_bytes=4096", "hugetlb.2MB.rsvd.limit_in_bytes=4096"],
-            &["hugetlb.2MB.max=4096", "hugetlb.2MB.rsvd.max=4096"],
-        );
-        becomes(
-            r#"{"network":{"classID":1048577,"priorities":[{"name":"eth0","priority":5}]}}"#,
-            &["net_cls.classid=1048577", "net_prio.ifpriomap=eth0 5"],
-            &[],
-        );
-        becomes(
-            r#"{"rdma":{"mlx5_1":{"hcaHandles":3},"mlx4_0":{"hcaHandles":2,"hcaObjects":9}}}"#,
-            &["rdma.max=mlx4_0 hca_handle=2 hca_object=9", "rdma.max=mlx5_1 hca_handle=3"],
-            &["rdma.max=mlx4_0 hca_handle=2 hca_object=9", "rdma.max=mlx5_1 hca_handle=3"],
-        );
-        becomes(
-            r#"{"unified":{"memory.high":"1000","cgroup.max.depth":"3"}}"#,
-            &[],
-            &["cgroup.max.depth=3", "memory.high=1000"],
-        );
-    }
-
-    #[test]
-    fn values_that_make_no_sense_are_named() {
-        let mut findings = Findings::default();
-        check(
-            &resources(
-                r#"{"memory":{"limit":512,"swap":100,"swappiness":101,"kernel":5},
-            "cpu":{"quota":1000,"burst":2000,"cpus":"0-3x"},"blockIO":{"weight":5},
-            "hugepageLimits":[{"pageSize":"../2MB","limit":1}],
-            "unified":{"cgroup.procs":"1","../memory.max":"1","memory.high":"1"}}"#,
-            ),
-            &mut findings,
-        );
-        let fields: Vec<_> = findings
-            .problems
-            .iter()
-            .map(|finding| finding.field.trim_start_matches("linux.resources."))
-            .collect();
-        assert_eq!(
-            fields,
-            [
-                "memory.swap",
-                "memory.swappiness",
-                "cpu.burst",
-                "cpu.cpus",
-                "blockIO.weight",
-                "hugepageLimits[0].pageSize",
-                "unified[\"../memory.max\"]",
-                "unified[\"cgroup.procs\"]"
-            ]
-        );
-        assert_eq!(findings.warnings.len(), 1);
-        let mut findings = Findings::default();
-        check(&resources(r#"{"memory":{"swap":100}}"#), &mut findings);
-        assert_eq!(findings.problems[0].field, "linux.resources.memory.swap");
-    }
 }

@@ -1,14 +1,10 @@
 //! What is written for `linux.resources`, and where: decided by the table and by the hierarchies that the cgroup is in.
 
-use std::os::fd::{AsFd, OwnedFd};
-
-use anyhow::{Context, Result};
-use nix::errno::Errno;
 use oci_spec::runtime::LinuxResources;
 
-use super::Cgroup;
-use super::directory::{open_directory, write_file};
-use super::resources::{Cell, Line, Missing, Row, TABLE};
+use super::resources::{Cell, Column, Line, Row, TABLE};
+use super::writes::Write;
+use super::{Cgroup, Place};
 use crate::findings::Findings;
 
 /// The writes for one `linux.resources`.
@@ -22,27 +18,53 @@ pub struct Values {
     pub limits: Vec<Write>,
 }
 
-/// One write.
-#[derive(Debug)]
-pub struct Write {
-    /// Which of [`Cgroup::places`].
-    pub place: usize,
-    /// The file there.
-    pub file: String,
-    /// What to write.
-    pub text: String,
-    /// The field that asks for it, from the top of the configuration.
-    pub field: String,
-    missing: Missing,
-}
-
 /// Decides what is written to `cgroup`. A field that cannot be kept there goes to `findings`.
 pub fn values(cgroup: &Cgroup, resources: &LinuxResources, findings: &mut Findings) -> Values {
     let mut values = Values::default();
     for row in TABLE {
-        values.add_row(cgroup, row, resources, findings);
+        values.add_row(cgroup, row, &|_, cell: &Cell| (cell.lines)(resources), findings);
     }
     values
+}
+
+/// Decides what is written when `old` becomes `new`: what reads differently, and what `named` names (a field below
+/// `linux.resources`, and for `unified` the file) although the text is the same, because somebody else may have changed it.
+pub fn changes(
+    cgroup: &Cgroup,
+    (old, new): (&LinuxResources, &LinuxResources),
+    named: &dyn Fn(&str, &str) -> bool,
+    findings: &mut Findings,
+) -> Values {
+    let mut values = Values::default();
+    let lines = |is_v1: bool, cell: &Cell| {
+        let column = |row: &'static Row| if is_v1 { row.v1 } else { row.v2 };
+        let before = (cell.lines)(old);
+        let asked = |line: &Line| rows_of(cell, column).any(|row| named(row.field, &line.part));
+        let mut lines = (cell.lines)(new);
+        lines.retain(|line| asked(line) || !before.contains(line));
+        if lines.is_empty() && !before.is_empty() && (cell.lines)(new).is_empty() {
+            lines.extend(off(cell.file));
+        }
+        lines
+    };
+    for row in TABLE {
+        values.add_row(cgroup, row, &lines, findings);
+    }
+    values
+}
+
+/// The fields that one file holds together: `cpu.max` quota and period.
+fn rows_of(cell: &Cell, column: impl Fn(&'static Row) -> Column) -> impl Iterator<Item = &'static Row> {
+    let (controller, file) = (cell.controller, cell.file);
+    TABLE.iter().filter(move |row| {
+        column(row).is_ok_and(|other| (other.controller, other.file) == (controller, file))
+    })
+}
+
+/// What a file gets when its field was set and is not any more. Every other field keeps its value then.
+fn off(file: &str) -> Option<Line> {
+    let text = if file == "memory.oom_control" { "0" } else { return None };
+    Some(Line { suffix: String::new(), part: String::new(), text: text.to_owned() })
 }
 
 /// The controller a unified file belongs to: `memory.high` to `memory`.
@@ -50,13 +72,16 @@ fn owner(file: &str) -> &str {
     file.split_once('.').map_or(file, |(controller, _)| controller)
 }
 
+/// The lines of a cell, of v1 or not.
+type Lines<'a> = dyn Fn(bool, &Cell) -> Vec<Line> + 'a;
+
 impl Values {
     /// Where a row's field is written on this host: to whichever hierarchy has the controller.
-    fn add_row(&mut self, cgroup: &Cgroup, row: &Row, resources: &LinuxResources, findings: &mut Findings) {
-        if let Some(cell) = &row.v1
+    fn add_row(&mut self, cgroup: &Cgroup, row: &Row, lines: &Lines<'_>, findings: &mut Findings) {
+        if let Ok(cell) = &row.v1
             && let Some(index) = cgroup.v1.iter().position(|place| place.has(cell.controller))
         {
-            for line in (cell.lines)(resources) {
+            for line in lines(true, cell) {
                 let early = cell.controller == "cpuset";
                 let write = write(row, cell, index, line);
                 if early { self.early.push(write) } else { self.limits.push(write) }
@@ -64,14 +89,14 @@ impl Values {
             return;
         }
         match &row.v2 {
-            Some(cell) => {
-                for line in (cell.lines)(resources) {
+            Ok(cell) => {
+                for line in lines(false, cell) {
                     self.add_v2(cgroup, row, cell, line, findings);
                 }
             }
-            None => {
-                for line in row.v1.iter().flat_map(|cell| (cell.lines)(resources)) {
-                    miss(cgroup, row, &line, findings);
+            Err(instead) => {
+                for line in row.v1.iter().flat_map(|cell| lines(true, cell)) {
+                    lack(cgroup, row, &line, instead, findings);
                 }
             }
         }
@@ -88,91 +113,36 @@ impl Values {
             self.limits.push(write(row, cell, cgroup.v1.len(), line));
             return;
         }
-        let controller = controller.to_owned();
-        missing(&field(row, &line), &controller, findings);
+        let hint = row.v1.err().filter(|_| cgroup.v1.iter().any(|place| place.has(controller)));
+        missing(&field(row, &line), controller, hint, findings);
     }
 }
 
-impl Cgroup {
-    /// In order, and what the kernel finds invalid once more afterwards: of two values that must fit each other (memory and
-    /// swap, quota and period) either may have to go first, depending on what is there.
-    pub(super) fn write_all(&self, writes: &[Write]) -> Result<()> {
-        let mut open: Option<(usize, OwnedFd)> = None;
-        let mut again = Vec::new();
-        for write in writes {
-            if open.as_ref().is_none_or(|(place, _)| *place != write.place) {
-                let path = &self.place(write.place)?.path;
-                let directory = open_directory(path).with_context(|| format!("open {}", path.display()))?;
-                open = Some((write.place, directory));
-            }
-            let Some((_, directory)) = &open else { continue };
-            match self.write_one(write, directory) {
-                Err(error) if crate::error::errno(&error) == Some(Errno::EINVAL) => again.push(write),
-                result => result?,
-            }
-        }
-        for write in again {
-            let path = &self.place(write.place)?.path;
-            let directory = open_directory(path).with_context(|| format!("open {}", path.display()))?;
-            self.write_one(write, &directory)?;
-        }
-        Ok(())
-    }
-
-    fn write_one(&self, write: &Write, directory: &OwnedFd) -> Result<()> {
-        let place = self.place(write.place)?;
-        let context = |file: &str, text: &str| {
-            format!("{}: write {text:?} to {}", write.field, place.path.join(file).display())
-        };
-        let errno = match write_file(directory.as_fd(), &write.file, &write.text) {
-            Ok(()) => return Ok(()),
-            Err(Errno::ENOENT) => match write.missing {
-                Missing::Ignore => return Ok(()),
-                Missing::IgnoreIf(texts) if texts.contains(&write.text.as_str()) => return Ok(()),
-                Missing::Use(file, convert) => {
-                    let text = convert(&write.text);
-                    match write_file(directory.as_fd(), file, &text) {
-                        Err(Errno::ENOENT) => Errno::ENOENT,
-                        result => return result.with_context(|| context(file, &text)),
-                    }
-                }
-                Missing::Refuse | Missing::IgnoreIf(_) => Errno::ENOENT,
-            },
-            Err(errno) => errno,
-        };
-        let error = match errno {
-            Errno::ENOENT => anyhow::Error::new(errno).context(hint_for_missing(&write.file)),
-            Errno::EBUSY if write.file.starts_with("memory.") => {
-                anyhow::Error::new(errno).context(crate::error::Hinted {
-                    message: "the container uses more already".to_owned(),
-                    hint: "raise the limit".to_owned(),
-                })
-            }
-            errno => errno.into(),
-        };
-        Err(error.context(context(&write.file, &write.text)))
-    }
-}
-
-/// A field that only v1 has, where its controller is not mounted.
-fn miss(cgroup: &Cgroup, row: &Row, line: &Line, findings: &mut Findings) {
+/// A field that only v1 has, where its controller is not mounted as v1.
+fn lack(cgroup: &Cgroup, row: &Row, line: &Line, instead: &str, findings: &mut Findings) {
     let controller = row.v1.map_or("", |cell| cell.controller);
     let newer = if controller == "blkio" { "io" } else { controller };
     let field = field(row, line);
-    if cgroup.unified.as_ref().is_some_and(|place| place.has(newer)) {
-        findings.warn(field, "not applied: cgroup v2 has nothing like it");
-    } else {
-        missing(&field, controller, findings);
+    let on_v2 = |place: &Place| cgroup.is_v2() || place.has(newer);
+    if !cgroup.unified.as_ref().is_some_and(on_v2) {
+        return missing(&field, controller, None, findings);
+    }
+    match line.text.as_str() {
+        // no limit, which is how it is there
+        "-1" => {}
+        "0" => findings.warn(field, "not applied: cgroup v2 has nothing like it"),
+        _ => findings.problem_hint(field, "cgroup v2 has nothing like it", instead),
     }
 }
 
-fn hint_for_missing(file: &str) -> crate::error::Hinted {
-    let hint = if file.contains("memsw") || file.contains("swap") {
-        "the kernel does not count swap: boot with swapaccount=1, or leave the limit out"
-    } else {
-        "this kernel was built without it; leave the limit out"
-    };
-    crate::error::Hinted { message: "the kernel has no such limit".to_owned(), hint: hint.to_owned() }
+fn missing(field: &str, controller: &str, hint: Option<&str>, findings: &mut Findings) {
+    findings.problem_hint(
+        field,
+        format!("the cgroup controller {controller:?} is not available on this host"),
+        hint.unwrap_or(
+            "mount or enable the controller (/proc/cgroups lists what the kernel has), or leave the limit out",
+        ),
+    );
 }
 
 fn field(row: &Row, line: &Line) -> String {
@@ -187,12 +157,4 @@ fn write(row: &Row, cell: &Cell, place: usize, line: Line) -> Write {
         text: line.text,
         missing: cell.missing,
     }
-}
-
-fn missing(field: &str, controller: &str, findings: &mut Findings) {
-    findings.problem_hint(
-        field,
-        format!("the cgroup controller {controller:?} is not available on this host"),
-        "mount or enable the controller (/proc/cgroups lists what the kernel has), or leave the limit out",
-    );
 }

@@ -1,9 +1,7 @@
 //! Mounts that a container without a mount namespace of its own has left on the host.
 
-use std::ffi::OsString;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -11,6 +9,7 @@ use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
 use nix::unistd::{chdir, fchdir};
 
+use crate::mountinfo;
 use crate::sys::mounts::detach_working_directory;
 use crate::sys::paths;
 
@@ -22,8 +21,7 @@ pub fn detach_leftovers(root: &Path) -> Result<()> {
         Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(()),
         result => result.with_context(|| format!("open {root:?}"))?,
     };
-    let table =
-        std::fs::read_to_string("/proc/thread-self/mountinfo").context("read /proc/thread-self/mountinfo")?;
+    let table = std::fs::read("/proc/thread-self/mountinfo").context("read /proc/thread-self/mountinfo")?;
     // without the links that the caller's path may go through
     if !is_bound_on_itself(&table, &paths::name_of(directory.as_fd())) {
         return Ok(());
@@ -33,44 +31,16 @@ pub fn detach_leftovers(root: &Path) -> Result<()> {
     chdir(c"/").context("chdir")
 }
 
-struct Entry<'a> {
-    id: &'a str,
-    parent: &'a str,
-    device: &'a str,
-    root: PathBuf,
-    place: PathBuf,
-}
-
-fn entry(line: &str) -> Option<Entry<'_>> {
-    let mut fields = line.split(' ');
-    let (id, parent, device) = (fields.next()?, fields.next()?, fields.next()?);
-    Some(Entry { id, parent, device, root: unescape(fields.next()?), place: unescape(fields.next()?) })
-}
-
 /// The topmost mount at `path` shows the very directory that it covers.
-fn is_bound_on_itself(table: &str, path: &Path) -> bool {
-    let entries: Vec<_> = table.lines().filter_map(entry).collect();
-    let here = || entries.iter().filter(|entry| entry.place == path);
-    let covered = |entry: &Entry<'_>| here().any(|other| other.parent == entry.id);
-    let Some(top) = here().find(|entry| !covered(entry)) else { return false };
-    let Some(below) = entries.iter().find(|entry| entry.id == top.parent) else { return false };
-    let Ok(rest) = path.strip_prefix(&below.place) else { return false };
+fn is_bound_on_itself(table: &[u8], path: &Path) -> bool {
+    let mounts: Vec<_> = mountinfo::all(table).collect();
+    let here = || mounts.iter().filter(|mount| mount.point == path);
+    let covered = |mount: &mountinfo::Mount<'_>| here().any(|other| other.parent == mount.id);
+    let Some(top) = here().find(|mount| !covered(mount)) else { return false };
+    let Some(below) = mounts.iter().find(|mount| mount.id == top.parent) else { return false };
+    let Ok(rest) = path.strip_prefix(&below.point) else { return false };
     let shown = if rest.as_os_str().is_empty() { below.root.clone() } else { below.root.join(rest) };
     below.device == top.device && shown == top.root
-}
-
-/// A path of proc_pid_mountinfo(5), where blanks and backslashes are octal.
-pub(super) fn unescape(text: &str) -> PathBuf {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| *first == b'\\').and_then(|digits| {
-            std::str::from_utf8(digits).ok().and_then(|digits| u8::from_str_radix(digits, 8).ok())
-        });
-        bytes.push(octal.unwrap_or(*first));
-        rest = if octal.is_some() { after.get(3..).unwrap_or_default() } else { after };
-    }
-    PathBuf::from(OsString::from_vec(bytes))
 }
 
 #[cfg(test)]
@@ -92,7 +62,7 @@ mod tests {
             (format!("{plain}{overlay}"), false),
             (format!("{plain}{overlay}{on_overlay}"), true),
         ] {
-            assert_eq!(is_bound_on_itself(&table, root), ours, "{table}");
+            assert_eq!(is_bound_on_itself(table.as_bytes(), root), ours, "{table}");
         }
     }
 }

@@ -10,6 +10,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::{chdir, chroot, fchdir};
 
 use super::{Plan, Rootfs, Switch};
+use crate::mountinfo;
 use crate::sys::mounts::{
     FsContext, attr, detach_working_directory, move_attached, pivot_to_working_directory,
 };
@@ -60,10 +61,9 @@ impl Rootfs {
 /// Under a moved root the host's mounts stay in the namespace: its procfs and sysfs must go, because a process that gets out
 /// of the chroot would find them unmasked, and because they let a new, unmasked procfs be mounted.
 fn cover_host_kernel_files(root: &Path) -> Result<()> {
-    let table =
-        std::fs::read_to_string("/proc/thread-self/mountinfo").context("read /proc/thread-self/mountinfo")?;
-    let places: Vec<_> = table.lines().rev().filter_map(kernel_mount).collect();
-    for place in places {
+    let table = std::fs::read("/proc/thread-self/mountinfo").context("read /proc/thread-self/mountinfo")?;
+    for mount in mountinfo::of_kinds(&table, &["proc", "sysfs"]).rev() {
+        let place = mount.point;
         if place.starts_with(root) {
             continue;
         }
@@ -88,12 +88,4 @@ fn cover_host_kernel_files(root: &Path) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The mount point of a line of proc_pid_mountinfo(5) that shows a procfs or sysfs.
-fn kernel_mount(line: &str) -> Option<std::path::PathBuf> {
-    let (mount, file_system) = line.split_once(" - ")?;
-    let kind = file_system.split(' ').next()?;
-    let place = mount.split(' ').nth(4)?;
-    matches!(kind, "proc" | "sysfs").then(|| super::leftovers::unescape(place))
 }

@@ -44,3 +44,4 @@ pub mod state;
 pub mod sys;
 pub mod sysctl;
 pub mod terminal;
+pub mod update;

@@ -81,12 +81,13 @@ mod tests {
 
     #[test]
     fn ids_are_completed_for_containers_that_exist() {
-        assert_eq!(commands_with_id(" "), "start exec kill pause resume delete state ps");
+        assert_eq!(commands_with_id(" "), "start exec kill pause resume update delete state ps");
         let zsh = completion(Shell::Zsh);
         assert!(zsh.starts_with("#compdef berth\n"));
-        assert_eq!(zsh.matches(":_berth_ids' \\").count(), 8);
+        assert_eq!(zsh.matches(":_berth_ids' \\").count(), 9);
         assert!(
-            completion(Shell::Bash).contains("            start|exec|kill|pause|resume|delete|state|ps)")
+            completion(Shell::Bash)
+                .contains("            start|exec|kill|pause|resume|update|delete|state|ps)")
         );
         assert!(completion(Shell::Fish).contains("using_subcommand start exec kill"));
     }

@@ -201,6 +201,9 @@ mod tests {
             ("exec -g -3 web ls", "\"-3\""),
             ("completion tcsh", "\"tcsh\""),
             ("delete --force", "<ID>"),
+            ("update --memory lots web", "\"lots\""),
+            ("update --cpu-quota 1.5 web", "\"1.5\""),
+            ("update --pids-limit", "flag needs an argument"),
         ];
         for (line, why) in table {
             let stop = stop(line);

@@ -7,7 +7,7 @@ use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::Segment;
@@ -51,6 +51,22 @@ pub fn parse_saved(text: &[u8]) -> Result<Spec> {
     parse(text, &mut Findings::default()).context("the saved config.json")
 }
 
+/// Parses what stands for `linux.resources`.
+pub fn parse_resources(value: &Value, findings: &mut Findings) -> Result<LinuxResources> {
+    let text = serde_json::to_vec(value)?;
+    let mut resources = decode(&text, |_, _| {}, findings)?;
+    forget_empty_pids(&mut resources, || Ok(value.pointer("/pids/limit").is_some_and(Value::is_number)))?;
+    Ok(resources)
+}
+
+/// The spec's type reads a missing `pids.limit` as 0, which is a limit.
+fn forget_empty_pids(resources: &mut LinuxResources, is_there: impl FnOnce() -> Result<bool>) -> Result<()> {
+    if resources.pids().is_some_and(|pids| pids.limit() == 0) && !is_there()? {
+        resources.set_pids(None);
+    }
+    Ok(())
+}
+
 /// Reads a `--process` file.
 pub fn load_process(path: &Path, findings: &mut Findings) -> Result<Process> {
     let text = read(path)?;
@@ -92,7 +108,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn parse(text: &[u8], findings: &mut Findings) -> Result<Spec> {
-    let spec: Spec = decode(
+    let mut spec: Spec = decode(
         text,
         |value, findings| {
             if let Some(process) = value.get_mut("process") {
@@ -102,6 +118,12 @@ fn parse(text: &[u8], findings: &mut Findings) -> Result<Spec> {
         },
         findings,
     )?;
+    if let Some(resources) = spec.linux_mut().as_mut().and_then(|linux| linux.resources_mut().as_mut()) {
+        forget_empty_pids(resources, || {
+            let value: Value = serde_json::from_slice(text)?;
+            Ok(value.pointer("/linux/resources/pids/limit").is_some_and(Value::is_number))
+        })?;
+    }
     check_version(spec.version(), findings);
     Ok(spec)
 }

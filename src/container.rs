@@ -103,7 +103,7 @@ impl Runtime<'_> {
     }
 
     /// The directory of a container, locked. One that is being created is refused at once and not waited for.
-    fn find_settled(&self, id: &str) -> Result<(Directory, State)> {
+    pub(crate) fn find_settled(&self, id: &str) -> Result<(Directory, State)> {
         let directory = self.find(id)?;
         if directory.status(&directory.state()?)? == Status::Creating {
             bail!("container {id:?} is being created");
@@ -486,7 +486,7 @@ fn open_init(state: &State) -> Result<Option<OwnedFd>> {
     state.init.map_or(Ok(None), Process::open)
 }
 
-fn with_cgroup(state: &State) -> Result<&crate::cgroups::Cgroup> {
+pub(crate) fn with_cgroup(state: &State) -> Result<&crate::cgroups::Cgroup> {
     state.cgroup.as_ref().context("the container has no cgroup of its own (--cgroup-manager disabled)")
 }
 

@@ -324,6 +324,7 @@ fn new_state(plan: &Plan, config: &Config, notify_socket: Option<PathBuf>) -> Re
         creator: Process::find(nix::unistd::getpid())?,
         init: None,
         cgroup: plan.cgroup.as_ref().map(|cgroup| cgroup.cgroup().clone()),
+        resources: None,
         namespaces: plan.namespaces.all(),
         own_pid_namespace: plan.namespaces.creates(Kind::Pid),
         host_mounts: !plan.namespaces.has(Kind::Mount),

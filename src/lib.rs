@@ -45,4 +45,5 @@ pub mod state;
 pub mod sys;
 pub mod sysctl;
 pub mod terminal;
+pub mod update;
 pub mod usage;

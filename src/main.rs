@@ -86,6 +86,9 @@ fn operate(invocation: &Invocation, log: &Log) -> Result<ExitCode> {
         }
         Operation::Pause(id) => runtime.pause(id).with_context(|| format!("pause {id:?}"))?,
         Operation::Resume(id) => runtime.resume(id).with_context(|| format!("resume {id:?}"))?,
+        Operation::Update(options) => {
+            runtime.update(options).with_context(|| format!("update {:?}", options.id))?
+        }
         Operation::State(id) => {
             let seen = runtime.state(id).with_context(|| format!("state of {id:?}"))?;
             print(&listing::state_json(&row(seen, Owner::Unsaid))?)?;

@@ -119,6 +119,8 @@ pub enum Operation {
     Pause(String),
     /// Thaws a container. Holds its ID.
     Resume(String),
+    /// Gives a container other limits.
+    Update(UpdateOptions),
     /// Writes a `config.json` to begin with.
     Spec(SpecOptions),
     /// Prints the runtime-spec's features object.
@@ -229,6 +231,39 @@ pub struct ExecOptions {
     pub ignore_paused: bool,
     /// `--no-subreaper`: do not adopt the process's orphans.
     pub no_subreaper: bool,
+}
+
+/// `update`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct UpdateOptions {
+    /// The container's ID, not yet checked.
+    pub id: String,
+    /// `--resources`: a file with the runtime-spec's `linux.resources`, `-` for standard input; used instead of `limits`.
+    pub resources: Option<PathBuf>,
+    /// The options that name a limit, in the order of the table: the option, the field below `linux.resources` and its value.
+    pub limits: Vec<Limit>,
+    /// `--l3-cache-schema`, `--mem-bw-schema`: which of them were given.
+    pub rdt: Vec<&'static str>,
+}
+
+/// An option of `update` that names a limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limit {
+    /// Without the dashes.
+    pub option: &'static str,
+    /// `memory.limit`
+    pub field: &'static str,
+    /// What it is to be.
+    pub value: LimitValue,
+}
+
+/// The value of a limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LimitValue {
+    /// Bytes, microseconds, shares, processes.
+    Number(i64),
+    /// A list of CPUs or memory nodes.
+    List(String),
 }
 
 /// How `list` and `ps` print.

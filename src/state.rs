@@ -17,6 +17,7 @@ use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat, renameat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, fstatat, mkdirat};
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
+use oci_spec::runtime::LinuxResources;
 use procfs::ProcError;
 use serde::{Deserialize, Serialize};
 
@@ -105,6 +106,9 @@ pub struct State {
     pub init: Option<Process>,
     /// Where its processes are accounted.
     pub cgroup: Option<Cgroup>,
+    /// The limits in force, once `update` has changed those of the configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resources: Option<LinuxResources>,
     /// `CLONE_NEW*` of the namespaces that it does not share with the host.
     pub namespaces: u64,
     /// True when the PID namespace is the container's own, so that the end of init ends all.

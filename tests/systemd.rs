@@ -320,3 +320,25 @@ fn the_plan_shows_the_unit() {
     assert!(said.out.contains(&format!("unit {name} in berthtest.slice")), "{said:?}");
     assert_eq!(property(&name, "LoadState"), "not-found");
 }
+
+#[test]
+fn an_update_reaches_systemd_and_the_kernel_or_neither() {
+    let Some((b, name)) = unit(FOREVER) else { return };
+    let b = b.with(|c| {
+        c["linux"]["resources"] = json!({ "memory": { "limit": 64 << 20 }, "pids": { "limit": 77 } });
+    });
+    let c = b.start();
+    let at = directory(&name);
+    let read = |file: &str| fs::read_to_string(at.join(file)).unwrap().trim().to_owned();
+    c.say(&["update", "--memory", "96M", "--pids-limit", "88", "--cpu-shares", "512"]).ok();
+    systemctl(&["daemon-reload"]);
+    assert_eq!([read("memory.max"), read("pids.max"), read("cpu.weight")], ["100663296", "88", "59"]);
+    assert_eq!([property(&name, "MemoryMax"), property(&name, "TasksMax")], ["100663296", "88"]);
+
+    // the kernel refuses a burst that is more than the quota
+    let refused = c.say(&["update", "--pids-limit", "99", "--cpu-quota", "10000", "--cpu-burst", "20000"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    systemctl(&["daemon-reload"]);
+    assert_eq!([read("pids.max"), property(&name, "TasksMax")], ["88", "88"]);
+    assert_eq!(read("cpu.max"), "max 100000");
+}

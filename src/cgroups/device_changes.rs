@@ -32,9 +32,10 @@ pub enum Change {
 }
 
 /// How to go back.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub enum Back {
     /// Nothing was done.
+    #[default]
     Nothing,
     /// v1: the place, and the rules that it had.
     Lines(usize, Vec<Line>),

@@ -7,8 +7,9 @@ use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 
 use super::device_changes::{Back, Change};
 use super::earlier::earlier;
-use super::property::Property;
+use super::property::{Property, Value};
 use super::resources::properties;
+use super::systemd::device_properties;
 use super::values::changes;
 use super::writes::Write;
 use super::{Cgroup, Layout, devices, v2};
@@ -28,7 +29,10 @@ pub struct Update<'a> {
     devices: Change,
     /// `memory.limit`, if it is to be refused when the container uses more.
     at_least: Option<u64>,
+    /// Of the container's systemd unit.
     properties: Vec<Property>,
+    /// What they were, for all of `properties`.
+    properties_before: Vec<Property>,
 }
 
 impl Cgroup {
@@ -49,8 +53,8 @@ impl Cgroup {
         let limited = |write: &Write| write.field == "linux.resources.memory.limit";
         let memory = new.memory().as_ref().filter(|memory| memory.check_before_update() == Some(true));
         let limit = memory.and_then(|memory| memory.limit()).and_then(|limit| u64::try_from(limit).ok());
-        let before = properties(self.is_v2(), old);
-        let mut properties = properties(self.is_v2(), new);
+        let before = self.properties(old);
+        let mut properties = self.properties(new);
         properties.retain(|property| {
             let field = property.field.trim_start_matches("linux.resources.");
             !before.contains(property) || named(field, "")
@@ -62,8 +66,24 @@ impl Cgroup {
             at_least: limit.filter(|_| writes.iter().any(limited)),
             writes,
             devices: self.device_change(old.devices().as_deref(), new.devices().as_deref(), findings),
+            properties_before: properties.iter().map(|property| value_before(property, &before)).collect(),
             properties,
         }
+    }
+
+    /// The properties of the unit, when there is one.
+    fn properties(&self, resources: &LinuxResources) -> Vec<Property> {
+        if self.unit.is_none() {
+            return Vec::new();
+        }
+        let mut all = properties(self.is_v2(), resources);
+        if self.v1.iter().any(|place| place.has("devices")) {
+            let rules = resources.devices().as_deref().unwrap_or_default();
+            let rules = devices::rules(rules, &mut Findings::default());
+            let numbers = std::fs::read_to_string("/proc/devices").unwrap_or_default();
+            all.extend(device_properties(&rules, &numbers));
+        }
+        all
     }
 
     fn device_change(
@@ -85,10 +105,26 @@ impl Cgroup {
     }
 }
 
+/// What a property was, or systemd's value for "not set".
+fn value_before(property: &Property, before: &[Property]) -> Property {
+    let unset = || {
+        let value = match &property.value {
+            Value::U64(_) if property.name == "MemoryLow" => Value::U64(0),
+            Value::U64(_) => Value::U64(u64::MAX),
+            Value::Array(element, _) => Value::Array(element.clone(), Vec::new()),
+            value => value.clone(),
+        };
+        Property { value, ..property.clone() }
+    };
+    before.iter().find(|earlier| earlier.name == property.name).cloned().unwrap_or_else(unset)
+}
+
 /// Limits that are in force and can still be taken back.
 #[derive(Debug)]
 pub struct Applied<'a> {
     cgroup: &'a Cgroup,
+    /// Of the unit, as they were.
+    properties: &'a [Property],
     undo: Vec<Write>,
     devices: Back,
     /// What this kernel has no file for.
@@ -96,31 +132,34 @@ pub struct Applied<'a> {
 }
 
 impl Update<'_> {
-    /// The properties of the container's systemd unit that change. To be set before [`Update::apply`], which then writes the
-    /// exact values.
-    pub fn properties(&self) -> &[Property] {
-        &self.properties
-    }
-
-    /// Writes everything. When one write fails, those before it are taken back.
+    /// Tells systemd, if it has made the cgroup, and writes everything: systemd rounds, and knows not all. When one step fails,
+    /// those before it are taken back.
     pub fn apply(&self) -> Result<Applied<'_>> {
         self.check_memory()?;
         if let (Some(place), Some(mount)) = (&self.cgroup.unified, &self.mount) {
             v2::enable(mount, &place.path, &self.enable)?;
         }
         let undo = earlier(self.cgroup, &self.writes)?;
-        let devices = self.devices.make(self.cgroup).context("linux.resources.devices")?;
-        let mut applied = Applied { cgroup: self.cgroup, undo, devices, warnings: Vec::new() };
-        match self.cgroup.write_all(&self.writes) {
-            Ok(warnings) => {
-                applied.warnings = warnings;
-                Ok(applied)
-            }
+        if let Some(unit) = self.cgroup.unit() {
+            unit.set(&self.properties)?;
+        }
+        let properties = &self.properties_before;
+        let mut applied =
+            Applied { cgroup: self.cgroup, properties, undo, devices: Back::default(), warnings: Vec::new() };
+        let result = self.write(&mut applied);
+        match result {
+            Ok(()) => Ok(applied),
             Err(error) => Err(match applied.take_back() {
                 Ok(()) => error,
                 Err(left) => error.context(format!("not everything could be taken back: {}", text(&left))),
             }),
         }
+    }
+
+    fn write(&self, applied: &mut Applied<'_>) -> Result<()> {
+        applied.devices = self.devices.make(self.cgroup).context("linux.resources.devices")?;
+        applied.warnings = self.cgroup.write_all(&self.writes)?;
+        Ok(())
     }
 
     /// `memory.checkBeforeUpdate`: on v2 a limit below the usage would kill.
@@ -142,6 +181,10 @@ impl Applied<'_> {
     /// Writes back what was there before. The first error is told after everything has been tried.
     pub fn take_back(&self) -> Result<()> {
         let mut result = self.devices.take(self.cgroup).context("linux.resources.devices");
+        // before the files, which systemd would write to
+        if let Some(unit) = self.cgroup.unit() {
+            result = result.and(unit.set(self.properties));
+        }
         let write = |write: &Write| self.cgroup.write_all(std::slice::from_ref(write)).map(drop);
         let refused: Vec<&Write> = self.undo.iter().filter(|undo| write(undo).is_err()).collect();
         // of two that must fit each other either may have to go first

@@ -320,6 +320,29 @@ const EXEC: &[Opt] = &[
     NO_SUBREAPER.hidden(),
 ];
 
+const UPDATE: &[Opt] = &[
+    Opt::path("resources", "FILE", "Read linux.resources from JSON, - for stdin, and no other option")
+        .short('r'),
+    Opt::value("memory", "BYTES", "Limit of memory: 512M, 1GiB, -1 for none"),
+    Opt::value("memory-swap", "BYTES", "Limit of memory and swap together, -1 for none"),
+    Opt::value("memory-reservation", "BYTES", "Memory that is left to it when memory is short"),
+    Opt::value("cpu-quota", "USEC", "CPU time in each period, -1 for no limit"),
+    Opt::value("cpu-period", "USEC", "Length of a period"),
+    Opt::value("cpu-burst", "USEC", "CPU time that may be saved up for later periods"),
+    Opt::value("cpu-share", "SHARES", "Share of the CPU against others: 2 to 262144"),
+    Opt::value("cpu-idle", "0|1", "1: run only when nobody else wants to").words(&["0", "1"]),
+    Opt::value("cpu-rt-period", "USEC", "Length of a period for realtime processes (cgroup v1)"),
+    Opt::value("cpu-rt-runtime", "USEC", "CPU time of realtime processes in each (cgroup v1)"),
+    Opt::value("cpuset-cpus", "LIST", "The CPUs to run on: 0-3,7"),
+    Opt::value("cpuset-mems", "LIST", "The memory nodes to use"),
+    Opt::value("blkio-weight", "WEIGHT", "Share of block devices against others, 10 to 1000"),
+    Opt::value("pids-limit", "COUNT", "Limit of processes and threads, -1 for none"),
+    Opt::value("l3-cache-schema", "TEXT", "Intel RDT; refused, not there yet").hidden(),
+    Opt::value("mem-bw-schema", "TEXT", "Intel RDT; refused, not there yet").hidden(),
+    Opt::value("kernel-memory", "BYTES", "Not applied; kernels have dropped it").hidden(),
+    Opt::value("kernel-memory-tcp", "BYTES", "Limit of the buffers of TCP (cgroup v1)").hidden(),
+];
+
 const LISTING_FORMAT: Opt =
     Opt::value("format", "table|json", "How to print [default: table]").short('f').words(&["table", "json"]);
 
@@ -365,6 +388,14 @@ pub(super) static COMMANDS: &[(&str, &[Entry])] = &[
                 ),
             Entry::new("pause", "Freeze every process of a container").arguments(&[CONTAINER]),
             Entry::new("resume", "Let a paused container go on").arguments(&[CONTAINER]),
+            Entry::new("update", "Change a container's limits; what is not named stays")
+                .arguments(&[CONTAINER])
+                .options(&[UPDATE])
+                .examples(
+                    "Examples:\n  berth update --memory 512M web\n  \
+                     berth update --cpu-quota 50000 --pids-limit 100 web\n  \
+                     echo '{\"pids\":{\"limit\":-1}}' | berth update -r - web",
+                ),
             Entry::new("delete", "Remove a container that has ended")
                 .arguments(&[CONTAINER])
                 .options(&[&[

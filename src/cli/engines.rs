@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use crate::options::{
     CgroupDriver, CheckFormat, CheckOptions, CreateOptions, DeleteOptions, ExecOptions, Format,
-    GlobalOptions, Invocation, KillOptions, Level, ListOptions, LogFormat, LogTarget, Operation, PsOptions,
-    Rootless, RunOptions, Shell, SpecOptions,
+    GlobalOptions, Invocation, KillOptions, Level, Limit, LimitValue, ListOptions, LogFormat, LogTarget,
+    Operation, PsOptions, Rootless, RunOptions, Shell, SpecOptions, UpdateOptions,
 };
 
 /// Parses words that are parted by blanks; `~` stands for a blank within a word.
@@ -37,6 +37,11 @@ fn kill(id: &str, signal: i32, all: bool) -> Operation {
 
 fn delete(id: &str, force: bool) -> Operation {
     Operation::Delete(DeleteOptions { id: id.into(), force })
+}
+
+fn update(resources: &str) -> Operation {
+    let resources = path(resources);
+    Operation::Update(UpdateOptions { id: "web".into(), resources, ..UpdateOptions::default() })
 }
 
 fn check(table: Vec<(&str, Operation)>) {
@@ -147,6 +152,7 @@ fn containerd_and_its_shim() {
         ),
         ("pause web", Operation::Pause("web".into())),
         ("resume web", Operation::Resume("web".into())),
+        ("update --resources=- web", update("-")),
         ("features", Operation::Features),
     ]);
 }
@@ -180,6 +186,7 @@ fn conmon_and_podman() {
         ),
         ("kill --all web 15", kill("web", 15, true)),
         ("delete --force web", delete("web", true)),
+        ("update --resources=/tmp/podman1 web", update("/tmp/podman1")),
     ]);
 }
 
@@ -189,6 +196,7 @@ fn cri_o() {
         ("kill web SIGTERM", kill("web", 15, false)),
         ("kill web TERM", kill("web", 15, false)),
         ("kill -a web 9", kill("web", 9, true)),
+        ("update --resources - web", update("-")),
         ("exec --process /p web", Operation::Exec(ExecOptions { process: path("/p"), ..exec("web", "") })),
         ("state web", Operation::State("web".into())),
     ]);
@@ -287,6 +295,30 @@ fn the_rest_of_exec_and_ps_belongs_to_the_program() {
                 args: words("-o pid --format x"),
             }),
         ),
+    ]);
+}
+
+#[test]
+fn limits_by_hand() {
+    let limit = |option, field, number| Limit { option, field, value: LimitValue::Number(number) };
+    let limits = vec![
+        limit("memory", "memory.limit", 512 << 20),
+        limit("memory-swap", "memory.swap", -1),
+        limit("cpu-quota", "cpu.quota", -1),
+        limit("cpu-share", "cpu.shares", 512),
+        Limit { option: "cpuset-cpus", field: "cpu.cpus", value: LimitValue::List("0-1".into()) },
+        limit("pids-limit", "pids.limit", 0),
+    ];
+    let options = UpdateOptions { id: "web".into(), limits, ..UpdateOptions::default() };
+    let rdt = UpdateOptions { id: "web".into(), rdt: vec!["mem-bw-schema"], ..UpdateOptions::default() };
+    check(vec![
+        (
+            "update --memory 512M --memory-swap -1 --cpu-quota=-1 --cpu-share 512 --cpuset-cpus 0-1 --pids-limit 0 \
+             --cpu-period= web",
+            Operation::Update(options),
+        ),
+        ("update web --mem-bw-schema MB:0=20 --l3-cache-schema=", Operation::Update(rdt)),
+        ("update -r /f web", update("/f")),
     ]);
 }
 

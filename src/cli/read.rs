@@ -8,8 +8,9 @@ use std::time::Duration;
 use super::argv::{Argv, truth};
 use crate::options::{
     CgroupDriver, CheckFormat, CheckOptions, CreateOptions, DeleteOptions, EventsOptions, ExecOptions,
-    Format, GlobalOptions, KillOptions, Level, ListOptions, LogFormat, LogTarget, Operation, PsOptions,
-    Rootless, RunOptions, Shell, SpecOptions, StatsOptions, signal_number,
+    Format, GlobalOptions, KillOptions, Level, Limit, LimitValue, ListOptions, LogFormat, LogTarget,
+    Operation, PsOptions, Rootless, RunOptions, Shell, SpecOptions, StatsOptions, UpdateOptions,
+    signal_number,
 };
 
 /// Why an option's value is refused, for people.
@@ -25,6 +26,7 @@ pub(super) fn operation(name: &str, mut argv: Argv) -> Refused<Operation> {
         "state" => Operation::State(argv.id()?),
         "pause" => Operation::Pause(argv.id()?),
         "resume" => Operation::Resume(argv.id()?),
+        "update" => Operation::Update(argv.update()?),
         "kill" => Operation::Kill(argv.kill()?),
         "delete" => Operation::Delete(DeleteOptions { force: argv.on("force"), id: argv.id()? }),
         "exec" => Operation::Exec(argv.exec()?),
@@ -72,6 +74,33 @@ const LEVELS: &[(&str, Level)] = &[
     ("debug", Level::Debug),
 ];
 const LOG_FORMATS: &[(&str, LogFormat)] = &[("text", LogFormat::Text), ("json", LogFormat::Json)];
+/// What an option's value is.
+#[derive(Clone, Copy)]
+enum Kind {
+    Size,
+    Number,
+    List,
+}
+
+/// The options of `update`, and the fields of `linux.resources` that they stand for.
+const LIMITS: &[(&str, &str, Kind)] = &[
+    ("memory", "memory.limit", Kind::Size),
+    ("memory-swap", "memory.swap", Kind::Size),
+    ("memory-reservation", "memory.reservation", Kind::Size),
+    ("kernel-memory", "memory.kernel", Kind::Size),
+    ("kernel-memory-tcp", "memory.kernelTCP", Kind::Size),
+    ("cpu-quota", "cpu.quota", Kind::Number),
+    ("cpu-period", "cpu.period", Kind::Number),
+    ("cpu-burst", "cpu.burst", Kind::Number),
+    ("cpu-share", "cpu.shares", Kind::Number),
+    ("cpu-idle", "cpu.idle", Kind::Number),
+    ("cpu-rt-period", "cpu.realtimePeriod", Kind::Number),
+    ("cpu-rt-runtime", "cpu.realtimeRuntime", Kind::Number),
+    ("cpuset-cpus", "cpu.cpus", Kind::List),
+    ("cpuset-mems", "cpu.mems", Kind::List),
+    ("blkio-weight", "blockIO.weight", Kind::Number),
+    ("pids-limit", "pids.limit", Kind::Number),
+];
 const SHELLS: &[(&str, Shell)] = &[("bash", Shell::Bash), ("zsh", Shell::Zsh), ("fish", Shell::Fish)];
 
 impl Argv {
@@ -105,6 +134,34 @@ impl Argv {
         let signal = text("SIGNAL", signal)?;
         let number = signal_number(&signal).ok_or_else(|| format!("unknown signal {signal:?}"))?;
         Ok(KillOptions { id, signal: number, all: self.on("all") })
+    }
+
+    /// An empty value is none: what a script gives that sets nothing.
+    fn update(&mut self) -> Refused<UpdateOptions> {
+        let mut limits = Vec::new();
+        for (option, field, kind) in LIMITS {
+            let Some(text) = self.text(option)?.filter(|text| !text.is_empty()) else { continue };
+            let value = match kind {
+                Kind::Size => size(&text).map(LimitValue::Number),
+                Kind::Number => text.parse().ok().map(LimitValue::Number),
+                Kind::List => Some(LimitValue::List(text.clone())),
+            };
+            let wanted = if matches!(kind, Kind::Size) {
+                "a number of bytes such as 512M or 1GiB, or -1"
+            } else {
+                "a whole number"
+            };
+            let value = value.ok_or_else(|| format!("invalid value {text:?} for {option}: give {wanted}"))?;
+            limits.push(Limit { option, field, value });
+        }
+        let mut rdt = vec!["l3-cache-schema", "mem-bw-schema"];
+        rdt.retain(|name| self.os(name).is_some_and(|value| !value.is_empty()));
+        Ok(UpdateOptions {
+            rdt,
+            resources: self.path("resources").filter(|path| !path.as_os_str().is_empty()),
+            id: self.id()?,
+            limits,
+        })
     }
 
     fn exec(&mut self) -> Refused<ExecOptions> {
@@ -282,6 +339,35 @@ fn duration(text: &str) -> Option<Duration> {
     if negative { Some(Duration::ZERO) } else { Duration::try_from_secs_f64(seconds).ok() }
 }
 
+/// A number of bytes as people write it: with or without a fraction, a unit of 1024, `i` and `B`. -1 is no limit.
+fn size(text: &str) -> Option<i64> {
+    if text == "-1" {
+        return Some(-1);
+    }
+    let lower = text.trim().to_ascii_lowercase();
+    let digits = lower.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = lower.strip_prefix(digits)?.trim_start();
+    let unit = unit.strip_suffix('b').unwrap_or(unit);
+    let shift = match unit.strip_suffix('i').unwrap_or(unit) {
+        "" if !unit.is_empty() => return None,
+        "" => 0,
+        "k" => 10,
+        "m" => 20,
+        "g" => 30,
+        "t" => 40,
+        "p" => 50,
+        _ => return None,
+    };
+    let (whole, fraction) = digits.split_once('.').unwrap_or((digits, "0"));
+    let digits_only = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits_only(whole) || !digits_only(fraction) {
+        return None;
+    }
+    let whole = whole.parse::<i64>().ok()?.checked_mul(1 << shift)?;
+    let fraction = format!("0.{fraction}").parse::<f64>().ok()? * (1_u64 << shift) as f64;
+    whole.checked_add(fraction as i64)
+}
+
 fn text(name: &str, value: OsString) -> Refused<String> {
     value.into_string().map_err(|value| format!("invalid value {value:?} for {name}: not UTF-8"))
 }
@@ -323,4 +409,42 @@ fn log_target(target: OsString) -> Refused<LogTarget> {
         return Err("--log: the path is empty".to_owned());
     }
     Ok(LogTarget::File(OsString::from_vec(path.to_vec()).into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::size;
+
+    #[test]
+    fn sizes_are_read_as_people_write_them() {
+        for (text, bytes) in [
+            ("-1", Some(-1)),
+            ("0", Some(0)),
+            ("4096", Some(4096)),
+            ("512M", Some(512 << 20)),
+            ("512m", Some(512 << 20)),
+            ("1GiB", Some(1 << 30)),
+            ("1 gib", Some(1 << 30)),
+            ("32kb", Some(32 << 10)),
+            ("1.5G", Some(3 << 29)),
+            ("2T", Some(2 << 40)),
+            ("1P", Some(1 << 50)),
+            ("7b", Some(7)),
+            ("7iB", None),
+            ("-2", None),
+            ("-1M", None),
+            ("", None),
+            ("M", None),
+            ("1X", None),
+            ("1.G", None),
+            (".5G", None),
+            ("1.2.3", None),
+            ("1e3", None),
+            ("0x10", None),
+            ("9999999999999999999", None),
+            ("9999999P", None),
+        ] {
+            assert_eq!(size(text), bytes, "{text:?}");
+        }
+    }
 }

@@ -286,9 +286,14 @@ impl Runtime<'_> {
             Some(cgroup) if options.signal == libc::SIGKILL && !state.own_pid_namespace => {
                 cgroup.signal_all(options.signal)
             }
-            Some(cgroup) if options.signal == libc::SIGKILL && status == Status::Paused => {
+            // init ends after all others, also after one that stands still in a cgroup below
+            Some(cgroup) if options.signal == libc::SIGKILL => {
                 signal(pidfd.as_fd(), options.signal)?;
-                cgroup.thaw()
+                cgroup.thaw_to_kill()?;
+                if let Some(above) = cgroup.frozen_from_above() {
+                    self.log.warn(&format!("the process may not end yet: {}", text(&above)));
+                }
+                Ok(())
             }
             _ => signal(pidfd.as_fd(), options.signal),
         }
@@ -390,6 +395,8 @@ impl Runtime<'_> {
         let (directory, state) = self.find_settled(id)?;
         match directory.status(&state)? {
             Status::Running | Status::Created => with_cgroup(&state)?.freeze(),
+            // frozen with a cgroup above: from now on it stays so when that one is thawed
+            Status::Paused if !with_cgroup(&state)?.is_told_to_freeze()? => with_cgroup(&state)?.freeze(),
             status => bail!("container not running or created: {}", status.name()),
         }
     }
@@ -517,15 +524,20 @@ fn kill_all(state: &State) -> Result<()> {
         (Some(cgroup), Some(pidfd)) if state.own_pid_namespace => {
             signal(pidfd.as_fd(), libc::SIGKILL)
                 .or_else(|error| if error.is::<NotRunning>() { Ok(()) } else { Err(error) })?;
-            if cgroup.is_frozen().unwrap_or(false) {
-                cgroup.thaw()?;
-            }
+            // init ends after all others, also after one that stands still in a cgroup below
+            cgroup.thaw_to_kill()?;
         }
         (Some(cgroup), _) => cgroup.signal_all(libc::SIGKILL)?,
         (None, Some(pidfd)) => signal(pidfd.as_fd(), libc::SIGKILL)?,
         (None, None) => {}
     }
-    pidfd.map_or(Ok(()), |pidfd| wait_for_end(pidfd.as_fd(), "init"))
+    let Some(pidfd) = pidfd else { return Ok(()) };
+    wait_for_end(pidfd.as_fd(), "init").map_err(|error| {
+        match state.cgroup.as_ref().and_then(cgroups::Cgroup::frozen_from_above) {
+            Some(above) => above.context(text(&error)),
+            None => error,
+        }
+    })
 }
 
 fn wait_for_end(pidfd: std::os::fd::BorrowedFd<'_>, whose: &str) -> Result<()> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
@@ -261,6 +261,8 @@ impl Plan {
             let fresh = self.make(made)?;
             if fresh.contains(&Some(false)) {
                 self.check_unused()?;
+            } else {
+                self.check_thawed()?;
             }
             self.furnish(&fresh)
         })
@@ -277,6 +279,7 @@ impl Plan {
                 // it is there already, but not for long
                 *unified = Some(true);
             }
+            self.check_thawed()?;
             self.furnish(&fresh)?;
             self.enter(pid, unit.is_slice())
         })
@@ -351,10 +354,16 @@ impl Plan {
                 "another container or service uses this linux.cgroupsPath; choose another",
             ));
         }
-        if self.cgroup.is_frozen()? {
-            bail!("container's cgroup is frozen");
+        self.check_thawed()
+    }
+
+    /// Refuses a cgroup that is frozen, itself or because one above it is: what enters it would stand still for ever.
+    fn check_thawed(&self) -> Result<()> {
+        if !self.cgroup.is_frozen()? {
+            return Ok(());
         }
-        Ok(())
+        let frozen = "container's cgroup is frozen";
+        Err(self.cgroup.frozen_from_above().map_or_else(|| anyhow!(frozen), |above| above.context(frozen)))
     }
 
     fn fill_cpuset(&self, fresh: &[Option<bool>]) -> Result<()> {

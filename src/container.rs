@@ -184,7 +184,7 @@ impl Runtime<'_> {
         let Some(directory) = self.open_root()?.find(&ours.id)? else { return Ok(()) };
         let directory = directory.lock()?;
         match directory.load()? {
-            Some(state) if state.init == ours.init => self.destroy(&directory, Some(&state)),
+            Some(state) if state.init == ours.init => self.destroy(&directory, Some(&state), true),
             _ => Ok(()),
         }
     }
@@ -343,7 +343,7 @@ impl Runtime<'_> {
                 "delete --force removes what is there",
             ));
         }
-        self.destroy(&directory, state.as_ref())
+        self.destroy(&directory, state.as_ref(), options.force)
     }
 
     /// Without a readable state, the kept configuration tells where the container's cgroup is, by the rule that made it.
@@ -362,8 +362,9 @@ impl Runtime<'_> {
         plan.cgroup().remove()
     }
 
-    /// Removes everything of a container whose init has ended, then runs the poststop hooks.
-    fn destroy(&self, directory: &Directory, state: Option<&State>) -> Result<()> {
+    /// Removes everything of a container whose init has ended, then runs the poststop hooks. `strays`: also ends processes that
+    /// are in its cgroup and not of its PID namespace.
+    fn destroy(&self, directory: &Directory, state: Option<&State>, strays: bool) -> Result<()> {
         let hooks = match state {
             Some(state) if state.poststop => saved_hooks(directory)
                 .inspect_err(|error| self.log.warn(&format!("poststop hooks: {}", text(error))))
@@ -372,10 +373,11 @@ impl Runtime<'_> {
         };
         if let Some(state) = state {
             if let Some(cgroup) = &state.cgroup {
-                if !state.own_pid_namespace || state.init.is_none() {
-                    cgroup.signal_all(libc::SIGKILL)?;
+                if strays || !state.own_pid_namespace || state.init.is_none() {
+                    cgroup.kill_and_remove()?;
+                } else {
+                    cgroup.remove()?;
                 }
-                cgroup.remove()?;
             }
             if state.host_mounts {
                 rootfs::detach_leftovers(&state.rootfs)?;

@@ -7,6 +7,7 @@ mod killing;
 pub mod layout;
 mod plan;
 pub mod property;
+mod removal;
 pub mod resources;
 pub mod systemd;
 mod v1;
@@ -16,7 +17,6 @@ mod values;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -30,9 +30,6 @@ pub use plan::{Maker, Plan, plan};
 use crate::error::hinted;
 use directory::{number, open, open_directory, read_file};
 use systemd::Unit;
-
-/// How long processes that have been killed may take to end.
-const EXIT_TIME: Duration = Duration::from_secs(10);
 
 /// One directory.
 #[derive(Clone, Serialize, Deserialize, Debug, PartialEq, Eq)]
@@ -191,17 +188,6 @@ impl Cgroup {
             all.extend(found);
         }
         Ok(all.into_iter().collect())
-    }
-
-    /// Removes the cgroup and all below it, in every hierarchy. Processes that are exiting are waited for, 10 s at most in all;
-    /// those that nobody has killed are not killed here. The first error is told after everything else has been tried.
-    pub fn remove(&self) -> Result<()> {
-        let deadline = Instant::now() + EXIT_TIME;
-        let mut result = self.unit.as_ref().map_or(Ok(()), Unit::stop);
-        for place in self.places() {
-            result = result.and(directory::remove(&place.path, deadline));
-        }
-        result
     }
 
     /// How many processes the kernel has killed in this cgroup because its memory limit was reached; `None` when nobody

@@ -1,6 +1,5 @@
 //! The operations by their runtime-spec names, each a short story: load the state, is it allowed, do it.
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -9,8 +8,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
+use crate::cgroups;
 use crate::cgroups::systemd::Manager;
-use crate::cgroups::{self, Maker};
 use crate::config;
 use crate::creation::{self, Made, Purpose};
 use crate::error::{DoesNotExist, NotRunning, hinted, text};
@@ -128,7 +127,8 @@ impl Runtime<'_> {
         check_inherited(request.listen_fds, request.preserve_fds)?;
         let host = self.host_for_creation()?;
         let root = Root::make(&self.root.path, self.root.sticky)?;
-        creation::make(&root, options, purpose, request, &host, self.log)
+        let mark = self.mark(&options.id);
+        creation::make(&root, options, purpose, request, &host, &mark, self.log)
     }
 
     /// runtime-spec `create`.
@@ -302,7 +302,9 @@ impl Runtime<'_> {
     /// runtime-spec `delete`.
     pub fn delete(&self, options: &DeleteOptions) -> Result<()> {
         let directory = match self.find(&options.id) {
-            Err(error) if options.force && error.is::<DoesNotExist>() => return Ok(()),
+            Err(error) if options.force && error.is::<DoesNotExist>() => {
+                return self.clear_unknown(&options.id);
+            }
             result => result?,
         };
         if options.force {
@@ -346,22 +348,6 @@ impl Runtime<'_> {
         self.destroy(&directory, state.as_ref(), options.force)
     }
 
-    /// Without a readable state, the kept configuration tells where the container's cgroup is, by the rule that made it.
-    fn clear_lost_cgroup(&self, directory: &Directory) -> Result<()> {
-        let Ok(spec) = directory.config().and_then(|text| config::parse_saved(&text)) else { return Ok(()) };
-        let host = self.host()?;
-        let linux = spec.linux().as_ref();
-        let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
-        let unit = path.is_some_and(|path| path.to_string_lossy().matches(':').count() == 2);
-        let manager = if unit { Manager::connect(host.rootless).ok() } else { None };
-        let none = BTreeMap::new();
-        let maker = manager.as_ref().map_or(Maker::Us, |manager| Maker::Systemd(manager.facts(), &none));
-        let mut findings = Findings::default();
-        let plan = cgroups::plan(&host.layout, directory.id(), linux, host.rootless, maker, &mut findings);
-        plan.cgroup().signal_all(libc::SIGKILL)?;
-        plan.cgroup().remove()
-    }
-
     /// Removes everything of a container whose init has ended, then runs the poststop hooks. `strays`: also ends processes that
     /// are in its cgroup and not of its PID namespace.
     fn destroy(&self, directory: &Directory, state: Option<&State>, strays: bool) -> Result<()> {
@@ -373,7 +359,9 @@ impl Runtime<'_> {
         };
         if let Some(state) = state {
             if let Some(cgroup) = &state.cgroup {
-                if strays || !state.own_pid_namespace || state.init.is_none() {
+                if state.init.is_none() {
+                    cgroup.remove_half_made(&self.mark(directory.id()))?;
+                } else if strays || !state.own_pid_namespace {
                     cgroup.kill_and_remove()?;
                 } else {
                     cgroup.remove()?;

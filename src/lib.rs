@@ -24,6 +24,7 @@ pub mod init;
 pub mod known;
 pub mod listing;
 pub mod log;
+mod lost;
 pub mod mounts;
 pub mod namespaces;
 pub mod network;

@@ -60,24 +60,9 @@ impl Drop for Frozen {
     }
 }
 
-/// A cgroup above the container's, which nobody but the test removes.
-struct Above(String);
-
-impl Above {
-    fn of(b: &mut Bundle) -> Self {
-        let name = unique("bt-above");
-        b.config["linux"]["cgroupsPath"] = json!(format!("/{name}/inner"));
-        Self(name)
-    }
-}
-
-impl Drop for Above {
-    fn drop(&mut self) {
-        for path in support::cgroup_dirs(&self.0) {
-            let _ = fs::remove_dir(path.join("inner"));
-            let _ = fs::remove_dir(path);
-        }
-    }
+/// Gives the container a cgroup above its own that is the test's.
+fn put_below(b: &mut Bundle) {
+    b.config["linux"]["cgroupsPath"] = json!(format!("/{}/inner", unique("bt-above")));
 }
 
 fn in_every_view(script: &str, test: impl Fn(&mut Bundle, View)) {
@@ -89,6 +74,12 @@ fn in_every_view(script: &str, test: impl Fn(&mut Bundle, View)) {
         test(&mut b, view);
         view.say(&b, &["delete", "--force", &b.id]).ok();
         b.assert_nothing_left();
+        let path = b.config["linux"]["cgroupsPath"].as_str().unwrap_or_default();
+        if let Some(above) = path.strip_suffix("/inner") {
+            for above in support::cgroup_dirs(above.trim_start_matches('/')) {
+                fs::remove_dir(above).unwrap();
+            }
+        }
     }
 }
 
@@ -107,7 +98,7 @@ fn move_below(pid: i32, own: &Path, name: &str) -> PathBuf {
 #[test]
 fn a_container_frozen_from_above_is_paused_and_can_not_be_resumed() {
     in_every_view(ECHO, |b, view| {
-        let _above = Above::of(b);
+        put_below(b);
         let mut said = b.fifo("said");
         let _input = b.fifo("in");
         let pid = view.start(b);
@@ -126,7 +117,7 @@ fn a_container_frozen_from_above_is_paused_and_can_not_be_resumed() {
 #[test]
 fn a_pause_under_a_frozen_cgroup_outlives_it() {
     in_every_view(ECHO, |b, view| {
-        let _above = Above::of(b);
+        put_below(b);
         let mut said = b.fifo("said");
         let _input = b.fifo("in");
         let pid = view.start(b);
@@ -145,7 +136,7 @@ fn a_pause_under_a_frozen_cgroup_outlives_it() {
 #[test]
 fn a_resume_under_a_frozen_cgroup_takes_effect_when_that_is_thawed() {
     in_every_view(FOREVER, |b, view| {
-        let _above = Above::of(b);
+        put_below(b);
         let pid = view.start(b);
         view.say(b, &["pause", &b.id]).ok();
         let above = Frozen::at(freezer(view, pid).parent().unwrap().to_owned(), view);
@@ -199,7 +190,7 @@ fn a_frozen_cgroup_in_the_container_does_not_keep_a_killed_init() {
 #[test]
 fn no_container_is_made_where_it_would_stand_still() {
     in_every_view(FOREVER, |b, view| {
-        let above = Above::of(b);
+        put_below(b);
         // made and removed, so that the cgroup above is there
         let pid = view.create(b);
         let parent = freezer(view, pid).parent().unwrap().to_owned();
@@ -211,14 +202,13 @@ fn no_container_is_made_where_it_would_stand_still() {
         frozen.thaw();
         view.create(b);
         view.say(b, &["delete", "--force", &b.id]).ok();
-        drop(above);
     });
 }
 
 #[test]
 fn a_container_under_a_frozen_cgroup_is_killed_or_the_reason_is_told() {
     in_every_view(FOREVER, |b, view| {
-        let _above = Above::of(b);
+        put_below(b);
         let pid = view.start(b);
         let above = Frozen::at(freezer(view, pid).parent().unwrap().to_owned(), view);
         if view.is_v2() {

@@ -1,10 +1,13 @@
 //! The cgroup of a container: one directory in every v1 hierarchy that is mounted, and one in the v2 hierarchy if there is one.
 
+mod claim;
 pub mod devices;
 mod directory;
 mod freezer;
+
 mod killing;
 pub mod layout;
+mod mark;
 mod plan;
 pub mod property;
 mod removal;
@@ -24,7 +27,9 @@ use nix::fcntl::OFlag;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+pub use claim::Claim;
 pub use layout::{Hierarchy, Layout};
+pub use mark::{Mark, marked};
 pub use plan::{Maker, Plan, plan};
 
 use crate::error::hinted;

@@ -10,12 +10,12 @@ use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 use oci_spec::runtime::Linux;
 
-use super::directory::{make, open_directory, open_file, write_all, write_file};
+use super::directory::{open_directory, open_file, write_all, write_file};
 use super::layout::{Hierarchy, Layout};
 use super::resources::check;
 use super::systemd::{self, Manager};
 use super::values::{Values, Write, values};
-use super::{Cgroup, Place, devices, v1, v2};
+use super::{Cgroup, Claim, Place, devices, v1, v2};
 use crate::error::hinted;
 use crate::findings::Findings;
 use crate::sys::bpf::Extended;
@@ -255,16 +255,18 @@ impl Plan {
     /// Makes the directories and sets what must hold before a process enters: cpusets, v2 controllers, device rules. All
     /// or nothing: what was made is removed when a step fails.
     ///
-    /// Refuses a cgroup that is there already and has processes or is frozen: it is somebody else's.
-    pub fn create(&self) -> Result<()> {
+    /// Refuses a cgroup that is there already and has processes or is frozen: it is somebody else's. The answer keeps other runtimes
+    /// out until a process is in it.
+    pub fn create(&self) -> Result<Claim> {
         self.whole_or_nothing(|made| {
-            let fresh = self.make(made)?;
+            let (fresh, claim) = self.make(made)?;
             if fresh.contains(&Some(false)) {
                 self.check_unused()?;
             } else {
                 self.check_thawed()?;
             }
-            self.furnish(&fresh)
+            self.furnish(&fresh)?;
+            Ok(claim)
         })
     }
 
@@ -274,7 +276,7 @@ impl Plan {
         let unit = self.unit.as_ref().context("systemd does not make this cgroup")?;
         unit.start(manager, pid)?;
         self.whole_or_nothing(|made| {
-            let mut fresh = self.make(made)?;
+            let (mut fresh, _claim) = self.make(made)?;
             if let (Some(_), Some(unified)) = (&self.cgroup.unified, fresh.last_mut()) {
                 // it is there already, but not for long
                 *unified = Some(true);
@@ -304,7 +306,7 @@ impl Plan {
         Ok(())
     }
 
-    fn whole_or_nothing(&self, make: impl FnOnce(&mut Vec<PathBuf>) -> Result<()>) -> Result<()> {
+    fn whole_or_nothing<T>(&self, make: impl FnOnce(&mut Vec<PathBuf>) -> Result<T>) -> Result<T> {
         let mut made = Vec::new();
         let result = make(&mut made);
         if result.is_err() {
@@ -316,19 +318,29 @@ impl Plan {
         result
     }
 
-    /// The directories; the answer says for each place whether it is new, `None` when it could not be made and is not needed.
-    fn make(&self, made: &mut Vec<PathBuf>) -> Result<Vec<Option<bool>>> {
+    /// The directories; the answer says for each place whether it is new, `None` when it could not be made and is not needed. The first
+    /// one is claimed before any other is made: what a runtime that comes too late takes back is never another one's.
+    fn make(&self, made: &mut Vec<PathBuf>) -> Result<(Vec<Option<bool>>, Claim)> {
         let mut fresh = Vec::with_capacity(self.mounts.len());
-        for (place, mount) in self.cgroup.places().zip(&self.mounts) {
-            match make(mount, &place.path, made) {
-                Ok(new) => fresh.push(Some(new)),
-                Err(Errno::EACCES | Errno::EPERM | Errno::EROFS) if place.optional => fresh.push(None),
-                Err(errno) => {
-                    return Err(errno).with_context(|| format!("make cgroup {}", place.path.display()));
+        let mut claim = Claim::default();
+        let unified = self.cgroup.v1.len();
+        // v2 first, which every runtime sees that sees the others
+        let order = (unified..self.mounts.len()).chain(0..unified);
+        for index in order {
+            let place = self.cgroup.place(index)?;
+            let mount = self.mounts.get(index).context("the hierarchy is not mounted")?;
+            fresh.push(match claim.make(mount, &place.path, made) {
+                Ok(new) => Some(new),
+                Err(error) if place.optional && is_refused(&error) => None,
+                Err(error) => {
+                    return Err(error).with_context(|| format!("make cgroup {}", place.path.display()));
                 }
-            }
+            });
         }
-        Ok(fresh)
+        // back into the order of the places
+        let first = self.mounts.len() - unified;
+        fresh.rotate_left(first);
+        Ok((fresh, claim))
     }
 
     /// What must hold before a process is in.
@@ -410,6 +422,11 @@ impl Plan {
     pub fn apply(&self) -> Result<()> {
         self.cgroup.write_all(&self.values.limits)
     }
+}
+
+/// For want of privilege.
+fn is_refused(error: &anyhow::Error) -> bool {
+    matches!(crate::error::errno(error), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS))
 }
 
 fn write_devices(path: &Path, lines: &[devices::Line]) -> Result<()> {

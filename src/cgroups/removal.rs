@@ -40,6 +40,14 @@ impl Cgroup {
         })
     }
 
+    /// Removes the directories that have nothing in them.
+    pub(super) fn remove_if_empty(&self) {
+        for place in self.places() {
+            // whoever is in it keeps it
+            let _kept = remove_empty(&place.path);
+        }
+    }
+
     /// Removes the cgroup, and kills whatever is in it first if there is something.
     pub fn kill_and_remove(&self) -> Result<()> {
         let left = match &self.unit {

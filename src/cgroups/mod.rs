@@ -1,6 +1,7 @@
 //! The cgroup of a container: one directory in every v1 hierarchy that is mounted, and one in the v2 hierarchy if there is one.
 
 mod claim;
+pub mod delegation;
 pub mod devices;
 mod directory;
 mod freezer;

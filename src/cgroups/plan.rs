@@ -15,7 +15,7 @@ use super::layout::{Hierarchy, Layout};
 use super::resources::check;
 use super::systemd::{self, Manager};
 use super::values::{Values, Write, values};
-use super::{Cgroup, Claim, Place, devices, v1, v2};
+use super::{Cgroup, Claim, Place, delegation, devices, v1, v2};
 use crate::error::hinted;
 use crate::findings::Findings;
 use crate::sys::bpf::Extended;
@@ -28,6 +28,8 @@ pub struct Plan {
     mounts: Vec<PathBuf>,
     devices: Devices,
     values: Values,
+    /// The host's user who gets the directory of cgroup v2.
+    owner: Option<u32>,
     rootless: bool,
     /// systemd makes the cgroup.
     unit: Option<systemd::Plan>,
@@ -136,7 +138,7 @@ fn plan_unit(
 }
 
 /// Without `.` and slashes in front; `..` stops at the top, so that it never leads out.
-fn clean(path: &Path) -> PathBuf {
+pub(super) fn clean(path: &Path) -> PathBuf {
     let mut clean = PathBuf::new();
     for part in path.components() {
         match part {
@@ -176,6 +178,7 @@ impl Plan {
                 .collect(),
             devices: Devices::None,
             values: Values::default(),
+            owner: None,
             rootless,
             unit: None,
         }
@@ -219,6 +222,11 @@ impl Plan {
         }
     }
 
+    /// Has the container's cgroup belong to that user of the host. Of cgroup v2 only: handing v1 down is not safe.
+    pub fn delegate(&mut self, owner: u32) {
+        self.owner = self.cgroup.is_v2().then_some(owner);
+    }
+
     /// The directories, known before they are made: a claim on them can be saved first.
     pub fn cgroup(&self) -> &Cgroup {
         &self.cgroup
@@ -247,6 +255,12 @@ impl Plan {
                 "attach an eBPF device program of {} instructions (linux.resources.devices)",
                 program.len()
             )),
+        }
+        if let (Some(place), Some(owner)) = (&self.cgroup.unified, self.owner) {
+            steps.push(format!(
+                "give {} and its files of /sys/kernel/cgroup/delegate to user {owner}",
+                place.path.display()
+            ));
         }
         steps.extend(self.values.limits.iter().map(line));
         steps
@@ -353,7 +367,17 @@ impl Plan {
         }
         self.fill_cpuset(fresh)?;
         self.cgroup.write_all(&self.values.early)?;
-        self.limit_devices(fresh)
+        self.limit_devices(fresh)?;
+        if fresh.get(unified).is_some_and(Option::is_some) { self.give_away() } else { Ok(()) }
+    }
+
+    fn give_away(&self) -> Result<()> {
+        let (Some(place), Some(owner)) = (&self.cgroup.unified, self.owner) else { return Ok(()) };
+        match delegation::give(&place.path, owner) {
+            // an ordinary user cannot give anything to another one, and need not (runtime-spec: MAY)
+            Err(error) if self.rootless && crate::error::errno(&error) == Some(Errno::EPERM) => Ok(()),
+            result => result,
+        }
     }
 
     /// Refuses a cgroup that has processes or is frozen, as [`Plan::create`] does. For before a claim on it is saved: whoever

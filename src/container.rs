@@ -1,6 +1,5 @@
 //! The operations by their runtime-spec names, each a short story: load the state, is it allowed, do it.
 
-use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -9,8 +8,8 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::Pid;
 
+use crate::cgroups;
 use crate::cgroups::systemd::Manager;
-use crate::cgroups::{self, Maker};
 use crate::config;
 use crate::creation::{self, Made, Purpose};
 use crate::error::{DoesNotExist, NotRunning, hinted, text};
@@ -128,7 +127,8 @@ impl Runtime<'_> {
         check_inherited(request.listen_fds, request.preserve_fds)?;
         let host = self.host_for_creation()?;
         let root = Root::make(&self.root.path, self.root.sticky)?;
-        creation::make(&root, options, purpose, request, &host, self.log)
+        let mark = self.mark(&options.id);
+        creation::make(&root, options, purpose, request, &host, &mark, self.log)
     }
 
     /// runtime-spec `create`.
@@ -184,7 +184,7 @@ impl Runtime<'_> {
         let Some(directory) = self.open_root()?.find(&ours.id)? else { return Ok(()) };
         let directory = directory.lock()?;
         match directory.load()? {
-            Some(state) if state.init == ours.init => self.destroy(&directory, Some(&state)),
+            Some(state) if state.init == ours.init => self.destroy(&directory, Some(&state), true),
             _ => Ok(()),
         }
     }
@@ -286,9 +286,14 @@ impl Runtime<'_> {
             Some(cgroup) if options.signal == libc::SIGKILL && !state.own_pid_namespace => {
                 cgroup.signal_all(options.signal)
             }
-            Some(cgroup) if options.signal == libc::SIGKILL && status == Status::Paused => {
+            // init ends after all others, also after one that stands still in a cgroup below
+            Some(cgroup) if options.signal == libc::SIGKILL => {
                 signal(pidfd.as_fd(), options.signal)?;
-                cgroup.thaw()
+                cgroup.thaw_to_kill()?;
+                if let Some(above) = cgroup.frozen_from_above() {
+                    self.log.warn(&format!("the process may not end yet: {}", text(&above)));
+                }
+                Ok(())
             }
             _ => signal(pidfd.as_fd(), options.signal),
         }
@@ -297,7 +302,9 @@ impl Runtime<'_> {
     /// runtime-spec `delete`.
     pub fn delete(&self, options: &DeleteOptions) -> Result<()> {
         let directory = match self.find(&options.id) {
-            Err(error) if options.force && error.is::<DoesNotExist>() => return Ok(()),
+            Err(error) if options.force && error.is::<DoesNotExist>() => {
+                return self.clear_unknown(&options.id);
+            }
             result => result?,
         };
         if options.force {
@@ -338,27 +345,12 @@ impl Runtime<'_> {
                 "delete --force removes what is there",
             ));
         }
-        self.destroy(&directory, state.as_ref())
+        self.destroy(&directory, state.as_ref(), options.force)
     }
 
-    /// Without a readable state, the kept configuration tells where the container's cgroup is, by the rule that made it.
-    fn clear_lost_cgroup(&self, directory: &Directory) -> Result<()> {
-        let Ok(spec) = directory.config().and_then(|text| config::parse_saved(&text)) else { return Ok(()) };
-        let host = self.host()?;
-        let linux = spec.linux().as_ref();
-        let path = linux.and_then(|linux| linux.cgroups_path().as_deref());
-        let unit = path.is_some_and(|path| path.to_string_lossy().matches(':').count() == 2);
-        let manager = if unit { Manager::connect(host.rootless).ok() } else { None };
-        let none = BTreeMap::new();
-        let maker = manager.as_ref().map_or(Maker::Us, |manager| Maker::Systemd(manager.facts(), &none));
-        let mut findings = Findings::default();
-        let plan = cgroups::plan(&host.layout, directory.id(), linux, host.rootless, maker, &mut findings);
-        plan.cgroup().signal_all(libc::SIGKILL)?;
-        plan.cgroup().remove()
-    }
-
-    /// Removes everything of a container whose init has ended, then runs the poststop hooks.
-    fn destroy(&self, directory: &Directory, state: Option<&State>) -> Result<()> {
+    /// Removes everything of a container whose init has ended, then runs the poststop hooks. `strays`: also ends processes that
+    /// are in its cgroup and not of its PID namespace.
+    fn destroy(&self, directory: &Directory, state: Option<&State>, strays: bool) -> Result<()> {
         let hooks = match state {
             Some(state) if state.poststop => saved_hooks(directory)
                 .inspect_err(|error| self.log.warn(&format!("poststop hooks: {}", text(error))))
@@ -367,10 +359,13 @@ impl Runtime<'_> {
         };
         if let Some(state) = state {
             if let Some(cgroup) = &state.cgroup {
-                if !state.own_pid_namespace || state.init.is_none() {
-                    cgroup.signal_all(libc::SIGKILL)?;
+                if state.init.is_none() {
+                    cgroup.remove_half_made(&self.mark(directory.id()))?;
+                } else if strays || !state.own_pid_namespace {
+                    cgroup.kill_and_remove()?;
+                } else {
+                    cgroup.remove()?;
                 }
-                cgroup.remove()?;
             }
             if state.host_mounts {
                 rootfs::detach_leftovers(&state.rootfs)?;
@@ -390,6 +385,8 @@ impl Runtime<'_> {
         let (directory, state) = self.find_settled(id)?;
         match directory.status(&state)? {
             Status::Running | Status::Created => with_cgroup(&state)?.freeze(),
+            // frozen with a cgroup above: from now on it stays so when that one is thawed
+            Status::Paused if !with_cgroup(&state)?.is_told_to_freeze()? => with_cgroup(&state)?.freeze(),
             status => bail!("container not running or created: {}", status.name()),
         }
     }
@@ -517,15 +514,20 @@ fn kill_all(state: &State) -> Result<()> {
         (Some(cgroup), Some(pidfd)) if state.own_pid_namespace => {
             signal(pidfd.as_fd(), libc::SIGKILL)
                 .or_else(|error| if error.is::<NotRunning>() { Ok(()) } else { Err(error) })?;
-            if cgroup.is_frozen().unwrap_or(false) {
-                cgroup.thaw()?;
-            }
+            // init ends after all others, also after one that stands still in a cgroup below
+            cgroup.thaw_to_kill()?;
         }
         (Some(cgroup), _) => cgroup.signal_all(libc::SIGKILL)?,
         (None, Some(pidfd)) => signal(pidfd.as_fd(), libc::SIGKILL)?,
         (None, None) => {}
     }
-    pidfd.map_or(Ok(()), |pidfd| wait_for_end(pidfd.as_fd(), "init"))
+    let Some(pidfd) = pidfd else { return Ok(()) };
+    wait_for_end(pidfd.as_fd(), "init").map_err(|error| {
+        match state.cgroup.as_ref().and_then(cgroups::Cgroup::frozen_from_above) {
+            Some(above) => above.context(text(&error)),
+            None => error,
+        }
+    })
 }
 
 fn wait_for_end(pidfd: std::os::fd::BorrowedFd<'_>, whose: &str) -> Result<()> {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use nix::unistd::Pid;
 
-use crate::cgroups::{self, Cgroup};
+use crate::cgroups::{self, Cgroup, Claim, Mark};
 use crate::channel::Channel;
 use crate::config::{self, Config};
 use crate::error::{hinted, text};
@@ -62,6 +62,8 @@ struct Undo<'l> {
     directory: Option<Directory>,
     host_mounts: Option<PathBuf>,
     cgroup: Option<Cgroup>,
+    /// Keeps others out of the cgroup until it is removed or has init in it.
+    claim: Option<Claim>,
     init: Option<Init>,
     pid_file: Option<PathBuf>,
     /// Hooks that end what others have begun, and their input (runtime-spec, lifecycle: a failing hook leads to step 12).
@@ -143,6 +145,7 @@ pub fn make(
     purpose: Purpose,
     mut request: Request,
     host: &Host,
+    mark: &Mark,
     log: &Log,
 ) -> Result<Made> {
     let id = request.id.clone();
@@ -184,6 +187,7 @@ pub fn make(
         directory: None,
         host_mounts: None,
         cgroup: None,
+        claim: None,
         init: None,
         pid_file: None,
         poststop: None,
@@ -204,7 +208,7 @@ pub fn make(
     let ours_to_make = plan.cgroup.as_ref().filter(|cgroup| !cgroup.is_by_systemd());
     if let Some(cgroup) = ours_to_make {
         // undoes itself when it fails, and then what is there is somebody else's
-        cgroup.create()?;
+        undo.claim.insert(cgroup.create()?).mark(mark);
         undo.cgroup = Some(cgroup.cgroup().clone());
     }
     let entry = ours_to_make.map(|cgroup| cgroup.cgroup().entry()).transpose()?;
@@ -232,6 +236,7 @@ pub fn make(
     // init is mounting meanwhile
     if let Some(cgroup) = ours_to_make {
         apply(cgroup, log)?;
+        cgroup.cgroup().mark(mark);
     }
     if let Some(adj) = plan.program.as_ref().and_then(|program| program.oom_score_adj) {
         resource_limits::apply_oom_score(pid, adj)?;
@@ -244,6 +249,7 @@ pub fn make(
                     bail!("there is no cgroup to enter")
                 };
                 cgroup.create_unit(manager, pid)?;
+                cgroup.cgroup().mark(mark);
                 undo.cgroup = Some(cgroup.cgroup().clone());
                 apply(cgroup, log)
             },

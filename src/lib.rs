@@ -25,6 +25,7 @@ pub mod init;
 pub mod known;
 pub mod listing;
 pub mod log;
+mod lost;
 pub mod mountinfo;
 pub mod mounts;
 pub mod namespaces;

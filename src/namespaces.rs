@@ -149,6 +149,17 @@ impl Plan {
         self.join.iter().any(|join| join.kind == kind)
     }
 
+    /// The host's number of a user of the container. `None` when it has none, or when it is not known because the user namespace
+    /// is another's.
+    pub fn host_uid(&self, uid: u32) -> Option<u32> {
+        if !self.has(Kind::User) {
+            return Some(uid);
+        }
+        let line =
+            self.uid_map.iter().find(|line| uid >= line.container && uid - line.container < line.size)?;
+        line.host.checked_add(uid - line.container)
+    }
+
     /// `CLONE_NEW*` of all that the container does not share with the runtime.
     pub fn all(&self) -> u64 {
         self.join.iter().fold(self.new, |flags, join| flags | join.kind.flag())
@@ -371,6 +382,20 @@ mod tests {
         let mut findings = Findings::default();
         let plan = plan(Some(&linux), hostname, None, &mut findings);
         (plan, findings)
+    }
+
+    #[test]
+    fn a_user_of_the_container_has_a_number_on_the_host() {
+        let (plan, _) = planned(
+            r#"{"namespaces":[{"type":"user"}],"uidMappings":[{"containerID":0,"hostID":1000,"size":1},
+            {"containerID":1,"hostID":100000,"size":65535}]}"#,
+            None,
+        );
+        let host = [0, 1, 1000, 65535, 65536, u32::MAX].map(|uid| plan.host_uid(uid));
+        assert_eq!(host, [Some(1000), Some(100_000), Some(100_999), Some(165_534), None, None]);
+        assert_eq!(Plan::default().host_uid(33), Some(33));
+        let (joined, _) = planned(r#"{"namespaces":[{"type":"user","path":"/n"}]}"#, None);
+        assert_eq!(joined.host_uid(0), None);
     }
 
     #[test]

@@ -163,21 +163,7 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
     let linux = spec.linux().as_ref();
     let namespaces =
         namespaces::plan(linux, spec.hostname().as_deref(), spec.domainname().as_deref(), findings);
-    let annotations: BTreeMap<String, String> =
-        spec.annotations().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
-    let maker = match &host.systemd {
-        Some(manager) => Maker::Systemd(manager.facts(), &annotations),
-        None => Maker::Us,
-    };
-    let cgroup = (!request.no_cgroup && (host.can_make_cgroups || host.systemd.is_some()))
-        .then(|| cgroups::plan(&host.layout, &request.id, linux, host.rootless, maker, findings));
-    if !request.no_cgroup && cgroup.is_none() && asks_for_limits(linux) {
-        findings.problem_hint(
-            "linux.resources",
-            "this user may not make cgroups on this host, so no limit can be kept",
-            "have the cgroup's directory delegated to the user, or leave the limits out",
-        );
-    }
+    let cgroup = cgroup(spec, request, host, &namespaces, findings);
     let facts = rootfs::Facts {
         bundle,
         user_namespace: namespaces.has(Kind::User) || host.user_namespace,
@@ -226,6 +212,49 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
         seccomp,
         program,
     }
+}
+
+/// Decides on the container's cgroup. `None` when it stays in the caller's.
+fn cgroup(
+    spec: &Spec,
+    request: &Request,
+    host: &Host,
+    namespaces: &namespaces::Plan,
+    findings: &mut Findings,
+) -> Option<cgroups::Plan> {
+    let linux = spec.linux().as_ref();
+    let annotations: BTreeMap<String, String> =
+        spec.annotations().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
+    let maker = match &host.systemd {
+        Some(manager) => Maker::Systemd(manager.facts(), &annotations),
+        None => Maker::Us,
+    };
+    let mut cgroup = (!request.no_cgroup && (host.can_make_cgroups || host.systemd.is_some()))
+        .then(|| cgroups::plan(&host.layout, &request.id, linux, host.rootless, maker, findings));
+    if let Some(cgroup) = &mut cgroup
+        && let Some(owner) = cgroup_owner(spec, namespaces)
+    {
+        cgroup.delegate(owner);
+    }
+    if !request.no_cgroup && cgroup.is_none() && asks_for_limits(linux) {
+        findings.problem_hint(
+            "linux.resources",
+            "this user may not make cgroups on this host, so no limit can be kept",
+            "have the cgroup's directory delegated to the user, or leave the limits out",
+        );
+    }
+    cgroup
+}
+
+/// The host's user who gets the container's cgroup: the one that runs its process, if the container has a cgroup namespace of its
+/// own and can write to its cgroups (runtime-spec, config-linux.md, "Cgroup ownership").
+fn cgroup_owner(spec: &Spec, namespaces: &namespaces::Plan) -> Option<u32> {
+    if !namespaces.creates(Kind::Cgroup)
+        || !cgroups::delegation::is_wanted(spec.mounts().as_deref().unwrap_or_default())
+    {
+        return None;
+    }
+    namespaces.host_uid(spec.process().as_ref().map_or(0, |process| process.user().uid()))
 }
 
 /// Whether `linux.resources` has more than device rules, which an ordinary user cannot loosen anyway.

@@ -1,4 +1,4 @@
-//! One cgroup's directory: its files, its processes, making and removing it with what is below.
+//! One cgroup's directory: its files, its processes, making it, and walking what is below.
 //!
 //! Processes of a container that has its cgroups writable can make directories of any depth below its own, so trees are
 //! walked by descriptor, up again by `..` (a cgroup cannot be moved), and never by path.
@@ -8,15 +8,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
 use nix::dir::{Dir, Type};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollTimeout, poll};
 use nix::sys::stat::{Mode, fstat};
-use nix::unistd::{Pid, UnlinkatFlags, mkdir, read, unlinkat, write};
-
-use crate::sys::tasks::pidfd_open;
+use nix::unistd::{Pid, mkdir, read, write};
 
 /// The most that a wait takes at once where the kernel has no event for what we wait for.
 const TICK_MS: u16 = 1;
@@ -137,12 +134,14 @@ pub fn visit<E: From<Errno>>(
     }
 }
 
-fn open_child(directory: BorrowedFd<'_>, name: &std::ffi::CStr) -> nix::Result<OwnedFd> {
+/// Opens the cgroup of that name in `directory`.
+pub fn open_child(directory: BorrowedFd<'_>, name: &std::ffi::CStr) -> nix::Result<OwnedFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     openat(directory, name, flags, Mode::empty())
 }
 
-fn children(directory: BorrowedFd<'_>) -> nix::Result<Vec<CString>> {
+/// The names of the cgroups in `directory`. None when it is gone.
+pub fn children(directory: BorrowedFd<'_>) -> nix::Result<Vec<CString>> {
     match fstat(directory) {
         // the link count of a cgroup's directory is 2 and the number of those in it
         Ok(status) if status.st_nlink <= 2 => return Ok(Vec::new()),
@@ -191,92 +190,6 @@ pub fn tree_processes(path: &Path) -> nix::Result<Vec<Pid>> {
         Ok::<(), Errno>(())
     })?;
     Ok(found)
-}
-
-/// Removes the cgroup and those below it, waiting until `deadline` for processes that are exiting. A missing one is fine.
-pub fn remove(path: &Path, deadline: Instant) -> Result<()> {
-    match unlinkat(AT_FDCWD, path, UnlinkatFlags::RemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => return Ok(()),
-        Err(Errno::EBUSY | Errno::ENOTEMPTY) => {}
-        Err(errno) => return Err(errno).with_context(|| format!("remove {}", path.display())),
-    }
-    let context = || format!("remove {}", path.display());
-    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(Errno::EBUSY).with_context(context);
-    };
-    let name = CString::new(name.as_encoded_bytes()).map_err(|_| Errno::EINVAL).with_context(context)?;
-    let above = open_directory(above).with_context(context)?;
-    loop {
-        let top = match open_child(above.as_fd(), &name) {
-            Err(Errno::ENOENT) => return Ok(()),
-            result => result.with_context(context)?,
-        };
-        let mut again = false;
-        visit(top, |directory, place| {
-            let (parent, name) = place.unwrap_or((above.as_fd(), &name));
-            again |= !remove_one(parent, name, directory, deadline)?;
-            Ok::<(), anyhow::Error>(())
-        })
-        .with_context(context)?;
-        // somebody in it has made another one meanwhile
-        if !again {
-            return Ok(());
-        }
-        if Instant::now() >= deadline {
-            bail!("remove {}: cgroups appear in it", path.display());
-        }
-    }
-}
-
-/// False when there are cgroups in it again.
-fn remove_one(
-    parent: BorrowedFd<'_>,
-    name: &CString,
-    directory: BorrowedFd<'_>,
-    deadline: Instant,
-) -> Result<bool> {
-    let mut before = Vec::new();
-    loop {
-        match unlinkat(parent, name.as_c_str(), UnlinkatFlags::RemoveDir) {
-            Ok(()) | Err(Errno::ENOENT) => return Ok(true),
-            Err(Errno::EBUSY | Errno::ENOTEMPTY) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        if !children(directory)?.is_empty() {
-            return Ok(false);
-        }
-        let left = processes(directory)?;
-        if Instant::now() >= deadline {
-            bail!("the cgroup is not empty: {} process(es) in it do not end", left.len());
-        }
-        if left == before {
-            // they have been waited for, and the last step of their exit is still to come
-            tick()?;
-        } else {
-            wait_for_one(&left, deadline)?;
-        }
-        before = left;
-    }
-}
-
-/// Until one of the processes has ended. Where none is listed and the cgroup is busy all the same, its last process is on
-/// its way through the kernel's exit, which v1 has no event for.
-fn wait_for_one(processes: &[Pid], deadline: Instant) -> nix::Result<()> {
-    let mut pidfds = Vec::with_capacity(processes.len());
-    for pid in processes {
-        match pidfd_open(*pid) {
-            Ok(pidfd) => pidfds.push(pidfd),
-            // gone; or a thread's number, whose process will go
-            Err(Errno::ESRCH | Errno::EINVAL) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    if pidfds.len() < processes.len() || pidfds.is_empty() {
-        return tick();
-    }
-    let mut polled: Vec<_> =
-        pidfds.iter().map(|pidfd| PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)).collect();
-    wait(&mut polled, deadline)
 }
 
 /// poll(2) until `deadline`; an interruption ends it early, as an event would.

@@ -1,13 +1,19 @@
 //! The cgroup of a container: one directory in every v1 hierarchy that is mounted, and one in the v2 hierarchy if there is one.
 
+mod claim;
+pub mod delegation;
 mod device_changes;
 pub mod devices;
 mod directory;
 mod earlier;
+mod freezer;
+mod killing;
 pub mod layout;
+mod mark;
 pub mod oom;
 mod plan;
 pub mod property;
+mod removal;
 pub mod resources;
 pub mod stats;
 pub mod systemd;
@@ -20,7 +26,6 @@ mod writes;
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -28,20 +33,15 @@ use nix::fcntl::OFlag;
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 
+pub use claim::Claim;
 pub use layout::{Hierarchy, Layout};
+pub use mark::{Mark, marked};
 pub use plan::{Maker, Plan, plan};
 pub use update::{Applied, Update};
 
 use crate::error::hinted;
-use crate::sys::tasks::{pidfd_open, pidfd_send_signal};
 use directory::{number, open, open_directory, read_file};
 use systemd::Unit;
-
-/// How long processes that have been killed may take to end.
-const EXIT_TIME: Duration = Duration::from_secs(10);
-/// Rounds of killing before the processes are stopped first, because they fork faster than they are found.
-const ROUNDS_BEFORE_FREEZE: usize = 3;
-const MAX_ROUNDS: usize = 200;
 
 /// One directory.
 #[derive(Clone, Serialize, Deserialize, Debug, PartialEq, Eq)]
@@ -200,154 +200,6 @@ impl Cgroup {
             all.extend(found);
         }
         Ok(all.into_iter().collect())
-    }
-
-    /// Sends a signal to every process; one that is gone meanwhile is no error. SIGKILL reaches those that are being forked
-    /// and those that are frozen too.
-    pub fn signal_all(&self, signal: i32) -> Result<()> {
-        if signal == libc::SIGKILL {
-            return self.kill_all();
-        }
-        let listed = self.processes()?;
-        self.signal(&listed, signal)
-    }
-
-    fn kill_all(&self) -> Result<()> {
-        if let Some(place) = &self.unified
-            && let Some(directory) = place.open()?
-        {
-            match v2::kill(directory.as_fd()) {
-                Ok(()) if self.v1.is_empty() => return Ok(()),
-                // an old kernel, or a threaded cgroup: one by one
-                Ok(()) | Err(Errno::ENOENT | Errno::EOPNOTSUPP | Errno::ENODEV) => {}
-                Err(errno) => return Err(errno).context("write \"1\" to cgroup.kill"),
-            }
-        }
-        let mut killed: BTreeSet<Pid> = BTreeSet::new();
-        let mut settled = false;
-        for round in 0..MAX_ROUNDS {
-            let listed = self.processes()?;
-            let fresh: Vec<Pid> = listed.iter().copied().filter(|pid| !killed.contains(pid)).collect();
-            if fresh.is_empty() {
-                if settled {
-                    return Ok(());
-                }
-                // frozen processes die when they are thawed, and one that was in the middle of a fork may have a child
-                self.set_frozen(false)?;
-                settled = true;
-                continue;
-            }
-            settled = false;
-            if round == ROUNDS_BEFORE_FREEZE {
-                self.set_frozen(true)?;
-            }
-            self.signal(&fresh, libc::SIGKILL)?;
-            killed = listed.into_iter().collect();
-        }
-        self.set_frozen(false)?;
-        bail!("kill the cgroup's processes: new ones appear faster than they can be killed")
-    }
-
-    /// A number may be given to another process between reading it and opening it: only what is still listed after it has
-    /// been opened is one of ours.
-    fn signal(&self, pids: &[Pid], signal: i32) -> Result<()> {
-        let mut opened = Vec::with_capacity(pids.len());
-        for pid in pids {
-            match pidfd_open(*pid) {
-                Ok(pidfd) => opened.push((*pid, pidfd)),
-                Err(Errno::ESRCH | Errno::EINVAL) => {}
-                Err(errno) => return Err(errno).with_context(|| format!("open process {pid}")),
-            }
-        }
-        if opened.is_empty() {
-            return Ok(());
-        }
-        let listed = self.processes()?;
-        for (pid, pidfd) in opened {
-            if listed.binary_search(&pid).is_err() {
-                continue;
-            }
-            match pidfd_send_signal(pidfd.as_fd(), signal) {
-                Ok(()) | Err(Errno::ESRCH) => {}
-                Err(errno) => {
-                    return Err(errno).with_context(|| format!("send signal {signal} to process {pid}"));
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The place with the freezer: v1's where it is mounted.
-    fn freezer(&self) -> Option<(&Place, bool)> {
-        let v1 = self.v1.iter().find(|place| place.has("freezer"));
-        v1.map(|place| (place, false)).or(self.unified.as_ref().map(|place| (place, true)))
-    }
-
-    /// Tells the freezer, without waiting for it; nothing where there is none.
-    fn set_frozen(&self, frozen: bool) -> Result<()> {
-        let Some((place, unified)) = self.freezer() else { return Ok(()) };
-        let Some(directory) = place.open()? else { return Ok(()) };
-        let (file, text) = match (unified, frozen) {
-            (true, true) => ("cgroup.freeze", "1"),
-            (true, false) => ("cgroup.freeze", "0"),
-            (false, true) => ("freezer.state", "FROZEN"),
-            (false, false) => ("freezer.state", "THAWED"),
-        };
-        match directory::write_file(directory.as_fd(), file, text) {
-            Ok(()) | Err(Errno::ENOENT | Errno::ENODEV) => Ok(()),
-            Err(errno) => {
-                Err(errno).with_context(|| format!("write {text:?} to {}/{file}", place.path.display()))
-            }
-        }
-    }
-
-    /// Stops every process of the container, and returns when all have stopped. Undone when one cannot be stopped.
-    pub fn freeze(&self) -> Result<()> {
-        self.with_freezer("freeze", |directory, unified| {
-            if unified { v2::freeze(directory.as_fd()) } else { v1::freeze(directory.as_fd()) }
-        })
-    }
-
-    /// Lets the processes go on.
-    pub fn thaw(&self) -> Result<()> {
-        self.with_freezer("thaw", |directory, unified| {
-            if unified { v2::thaw(directory.as_fd()) } else { v1::thaw(directory.as_fd()) }
-        })
-    }
-
-    fn with_freezer(&self, what: &str, act: impl FnOnce(&OwnedFd, bool) -> Result<()>) -> Result<()> {
-        let Some((place, unified)) = self.freezer() else {
-            return Err(hinted(
-                format!("{what}: no freezer cgroup is mounted"),
-                "mount the freezer controller (cgroup v1) or cgroup2",
-            ));
-        };
-        let context = || format!("{what} {}", place.path.display());
-        let directory = place.open()?.ok_or(Errno::ENOENT).with_context(context)?;
-        act(&directory, unified).with_context(context)
-    }
-
-    /// Whether the processes are stopped or told to. False when the cgroup is gone or there is no freezer.
-    pub fn is_frozen(&self) -> Result<bool> {
-        let Some((place, unified)) = self.freezer() else { return Ok(false) };
-        let Some(directory) = place.open()? else { return Ok(false) };
-        let frozen =
-            if unified { v2::is_frozen(directory.as_fd()) } else { v1::is_frozen(directory.as_fd()) };
-        match frozen {
-            Err(Errno::ENOENT | Errno::ENODEV) => Ok(false),
-            result => result.with_context(|| format!("read the freezer of {}", place.path.display())),
-        }
-    }
-
-    /// Removes the cgroup and all below it, in every hierarchy. Processes that are exiting are waited for, 10 s at most in all;
-    /// those that nobody has killed are not killed here. The first error is told after everything else has been tried.
-    pub fn remove(&self) -> Result<()> {
-        let deadline = Instant::now() + EXIT_TIME;
-        let mut result = self.unit.as_ref().map_or(Ok(()), Unit::stop);
-        for place in self.places() {
-            result = result.and(directory::remove(&place.path, deadline));
-        }
-        result
     }
 
     /// How many processes the kernel has killed in this cgroup because its memory limit was reached; `None` when nobody

@@ -4,20 +4,20 @@ use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag};
 use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 use oci_spec::runtime::Linux;
 
-use super::directory::{make, open_directory, open_file, write_all, write_file};
+use super::directory::{open_directory, open_file, write_all, write_file};
 use super::layout::{Hierarchy, Layout};
 use super::property::Property;
 use super::resources::{check, properties};
 use super::systemd::{self, Manager};
 use super::values::{Values, values};
 use super::writes::Write;
-use super::{Cgroup, Place, devices, v1, v2};
+use super::{Cgroup, Claim, Place, delegation, devices, v1, v2};
 use crate::error::hinted;
 use crate::findings::{Finding, Findings};
 use crate::sys::bpf::Extended;
@@ -30,6 +30,8 @@ pub struct Plan {
     mounts: Vec<PathBuf>,
     devices: Devices,
     values: Values,
+    /// The host's user who gets the directory of cgroup v2.
+    owner: Option<u32>,
     rootless: bool,
     /// systemd makes the cgroup.
     unit: Option<systemd::Plan>,
@@ -140,7 +142,7 @@ fn plan_unit(
 }
 
 /// Without `.` and slashes in front; `..` stops at the top, so that it never leads out.
-fn clean(path: &Path) -> PathBuf {
+pub(super) fn clean(path: &Path) -> PathBuf {
     let mut clean = PathBuf::new();
     for part in path.components() {
         match part {
@@ -180,6 +182,7 @@ impl Plan {
                 .collect(),
             devices: Devices::None,
             values: Values::default(),
+            owner: None,
             rootless,
             unit: None,
         }
@@ -223,6 +226,11 @@ impl Plan {
         }
     }
 
+    /// Has the container's cgroup belong to that user of the host. Of cgroup v2 only: handing v1 down is not safe.
+    pub fn delegate(&mut self, owner: u32) {
+        self.owner = self.cgroup.is_v2().then_some(owner);
+    }
+
     /// The directories, known before they are made: a claim on them can be saved first.
     pub fn cgroup(&self) -> &Cgroup {
         &self.cgroup
@@ -252,6 +260,12 @@ impl Plan {
                 program.len()
             )),
         }
+        if let (Some(place), Some(owner)) = (&self.cgroup.unified, self.owner) {
+            steps.push(format!(
+                "give {} and its files of /sys/kernel/cgroup/delegate to user {owner}",
+                place.path.display()
+            ));
+        }
         steps.extend(self.values.limits.iter().map(line));
         steps
     }
@@ -259,14 +273,18 @@ impl Plan {
     /// Makes the directories and sets what must hold before a process enters: cpusets, v2 controllers, device rules. All
     /// or nothing: what was made is removed when a step fails.
     ///
-    /// Refuses a cgroup that is there already and has processes or is frozen: it is somebody else's.
-    pub fn create(&self) -> Result<()> {
+    /// Refuses a cgroup that is there already and has processes or is frozen: it is somebody else's. The answer keeps other runtimes
+    /// out until a process is in it.
+    pub fn create(&self) -> Result<Claim> {
         self.whole_or_nothing(|made| {
-            let fresh = self.make(made)?;
+            let (fresh, claim) = self.make(made)?;
             if fresh.contains(&Some(false)) {
                 self.check_unused()?;
+            } else {
+                self.check_thawed()?;
             }
-            self.furnish(&fresh)
+            self.furnish(&fresh)?;
+            Ok(claim)
         })
     }
 
@@ -276,11 +294,12 @@ impl Plan {
         let unit = self.unit.as_ref().context("systemd does not make this cgroup")?;
         unit.start(manager, pid)?;
         self.whole_or_nothing(|made| {
-            let mut fresh = self.make(made)?;
+            let (mut fresh, _claim) = self.make(made)?;
             if let (Some(_), Some(unified)) = (&self.cgroup.unified, fresh.last_mut()) {
                 // it is there already, but not for long
                 *unified = Some(true);
             }
+            self.check_thawed()?;
             self.furnish(&fresh)?;
             self.enter(pid, unit.is_slice())
         })
@@ -305,7 +324,7 @@ impl Plan {
         Ok(())
     }
 
-    fn whole_or_nothing(&self, make: impl FnOnce(&mut Vec<PathBuf>) -> Result<()>) -> Result<()> {
+    fn whole_or_nothing<T>(&self, make: impl FnOnce(&mut Vec<PathBuf>) -> Result<T>) -> Result<T> {
         let mut made = Vec::new();
         let result = make(&mut made);
         if result.is_err() {
@@ -317,19 +336,29 @@ impl Plan {
         result
     }
 
-    /// The directories; the answer says for each place whether it is new, `None` when it could not be made and is not needed.
-    fn make(&self, made: &mut Vec<PathBuf>) -> Result<Vec<Option<bool>>> {
+    /// The directories; the answer says for each place whether it is new, `None` when it could not be made and is not needed. The first
+    /// one is claimed before any other is made: what a runtime that comes too late takes back is never another one's.
+    fn make(&self, made: &mut Vec<PathBuf>) -> Result<(Vec<Option<bool>>, Claim)> {
         let mut fresh = Vec::with_capacity(self.mounts.len());
-        for (place, mount) in self.cgroup.places().zip(&self.mounts) {
-            match make(mount, &place.path, made) {
-                Ok(new) => fresh.push(Some(new)),
-                Err(Errno::EACCES | Errno::EPERM | Errno::EROFS) if place.optional => fresh.push(None),
-                Err(errno) => {
-                    return Err(errno).with_context(|| format!("make cgroup {}", place.path.display()));
+        let mut claim = Claim::default();
+        let unified = self.cgroup.v1.len();
+        // v2 first, which every runtime sees that sees the others
+        let order = (unified..self.mounts.len()).chain(0..unified);
+        for index in order {
+            let place = self.cgroup.place(index)?;
+            let mount = self.mounts.get(index).context("the hierarchy is not mounted")?;
+            fresh.push(match claim.make(mount, &place.path, made) {
+                Ok(new) => Some(new),
+                Err(error) if place.optional && is_refused(&error) => None,
+                Err(error) => {
+                    return Err(error).with_context(|| format!("make cgroup {}", place.path.display()));
                 }
-            }
+            });
         }
-        Ok(fresh)
+        // back into the order of the places
+        let first = self.mounts.len() - unified;
+        fresh.rotate_left(first);
+        Ok((fresh, claim))
     }
 
     /// What must hold before a process is in.
@@ -342,7 +371,17 @@ impl Plan {
         }
         self.fill_cpuset(fresh)?;
         self.cgroup.write_all(&self.values.early)?;
-        self.limit_devices(fresh)
+        self.limit_devices(fresh)?;
+        if fresh.get(unified).is_some_and(Option::is_some) { self.give_away() } else { Ok(()) }
+    }
+
+    fn give_away(&self) -> Result<()> {
+        let (Some(place), Some(owner)) = (&self.cgroup.unified, self.owner) else { return Ok(()) };
+        match delegation::give(&place.path, owner) {
+            // an ordinary user cannot give anything to another one, and need not (runtime-spec: MAY)
+            Err(error) if self.rootless && crate::error::errno(&error) == Some(Errno::EPERM) => Ok(()),
+            result => result,
+        }
     }
 
     /// Refuses a cgroup that has processes or is frozen, as [`Plan::create`] does. For before a claim on it is saved: whoever
@@ -355,10 +394,16 @@ impl Plan {
                 "another container or service uses this linux.cgroupsPath; choose another",
             ));
         }
-        if self.cgroup.is_frozen()? {
-            bail!("container's cgroup is frozen");
+        self.check_thawed()
+    }
+
+    /// Refuses a cgroup that is frozen, itself or because one above it is: what enters it would stand still for ever.
+    fn check_thawed(&self) -> Result<()> {
+        if !self.cgroup.is_frozen()? {
+            return Ok(());
         }
-        Ok(())
+        let frozen = "container's cgroup is frozen";
+        Err(self.cgroup.frozen_from_above().map_or_else(|| anyhow!(frozen), |above| above.context(frozen)))
     }
 
     fn fill_cpuset(&self, fresh: &[Option<bool>]) -> Result<()> {
@@ -406,6 +451,11 @@ impl Plan {
     pub fn apply(&self) -> Result<Vec<Finding>> {
         self.cgroup.write_all(&self.values.limits)
     }
+}
+
+/// For want of privilege.
+fn is_refused(error: &anyhow::Error) -> bool {
+    matches!(crate::error::errno(error), Some(Errno::EACCES | Errno::EPERM | Errno::EROFS))
 }
 
 /// Writes device rules of v1, one line a write.

@@ -69,12 +69,6 @@ pub fn freeze(freezer: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
-/// Lets every process of the cgroup go on.
-pub fn thaw(freezer: BorrowedFd<'_>) -> Result<()> {
+fn thaw(freezer: BorrowedFd<'_>) -> Result<()> {
     write_file(freezer, "freezer.state", "THAWED").context("write \"THAWED\" to freezer.state")
-}
-
-/// Frozen or about to be, by its own state or that of a cgroup above.
-pub fn is_frozen(freezer: BorrowedFd<'_>) -> nix::Result<bool> {
-    Ok(read_value(freezer, "freezer.state")? != "THAWED")
 }

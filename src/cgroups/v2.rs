@@ -73,14 +73,8 @@ pub fn freeze(cgroup: BorrowedFd<'_>) -> Result<()> {
     }
 }
 
-/// Lets every process of the cgroup go on.
-pub fn thaw(cgroup: BorrowedFd<'_>) -> Result<()> {
+fn thaw(cgroup: BorrowedFd<'_>) -> Result<()> {
     write_file(cgroup, "cgroup.freeze", "0").context("write \"0\" to cgroup.freeze")
-}
-
-/// Whether it has been told to freeze.
-pub fn is_frozen(cgroup: BorrowedFd<'_>) -> nix::Result<bool> {
-    Ok(read_value(cgroup, "cgroup.freeze")? == "1")
 }
 
 /// Kills every process of the tree at once. `ENOENT` on kernels before 5.14.

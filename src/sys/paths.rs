@@ -194,6 +194,27 @@ pub fn attribute(file: BorrowedFd<'_>, name: &CStr) -> nix::Result<Vec<u8>> {
     Ok(value)
 }
 
+/// lgetxattr(2): the value of an extended attribute of what `path` names, which may not be opened for reading. `ERANGE` when it is
+/// longer than `limit` bytes.
+pub fn attribute_at(path: &CStr, name: &CStr, limit: usize) -> nix::Result<Vec<u8>> {
+    let mut value = vec![0_u8; limit];
+    // SAFETY: path and name are null-terminated; the pointer and length are those of the buffer.
+    let length = answer(unsafe {
+        libc::lgetxattr(path.as_ptr(), name.as_ptr(), value.as_mut_ptr().cast(), value.len())
+    } as libc::c_long)?;
+    value.truncate(length as usize);
+    Ok(value)
+}
+
+/// lsetxattr(2): sets an extended attribute of what `path` names.
+pub fn set_attribute_at(path: &CStr, name: &CStr, value: &[u8]) -> nix::Result<()> {
+    let length = value.len();
+    // SAFETY: path and name are null-terminated; the pointer and length are those of the value.
+    let result = unsafe { libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), length, 0) };
+    answer(result.into())?;
+    Ok(())
+}
+
 /// fsetxattr(2): sets an extended attribute.
 pub fn set_attribute(file: BorrowedFd<'_>, name: &CStr, value: &[u8]) -> nix::Result<()> {
     let length = value.len();

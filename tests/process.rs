@@ -424,7 +424,7 @@ fn a_detached_run_passes_readiness_on_and_nobody_waits_for_it_to_delete() {
 fn a_program_that_only_a_supplementary_group_may_run_is_found() {
     let Some(b) = bundle("") else { return };
     let program = b.root("data/busybox");
-    std::fs::copy("/bin/busybox", &program).unwrap();
+    support::copy_program(std::path::Path::new("/bin/busybox"), &program);
     std::os::unix::fs::chown(&program, Some(0), Some(2000)).unwrap();
     std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o750)).unwrap();
     let b = b.with(|c| {

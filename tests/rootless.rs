@@ -28,7 +28,7 @@ fn users(script: &str) -> Option<Bundle> {
         c["mounts"].as_array_mut().unwrap().retain(|mount| mount["type"] != "cgroup");
     });
     b.save();
-    fs::copy(support::runtime(), b.scratch().join("berth")).unwrap();
+    support::copy_program(&support::runtime(), &b.scratch().join("berth"));
     fs::create_dir(b.scratch().join("runtime-dir")).unwrap();
     fs::set_permissions(b.scratch(), fs::Permissions::from_mode(0o755)).unwrap();
     for path in [b.scratch().to_owned(), b.scratch().join("runtime-dir"), b.dir()] {

@@ -330,7 +330,7 @@ fn an_update_reaches_systemd_and_the_kernel_or_neither() {
     let c = b.start();
     let at = directory(&name);
     let read = |file: &str| fs::read_to_string(at.join(file)).unwrap().trim().to_owned();
-    c.say(&["update", "--memory", "96M", "--pids-limit", "88", "--cpu-shares", "512"]).ok();
+    c.say(&["update", "--memory", "96M", "--pids-limit", "88", "--cpu-share", "512"]).ok();
     systemctl(&["daemon-reload"]);
     assert_eq!([read("memory.max"), read("pids.max"), read("cpu.weight")], ["100663296", "88", "59"]);
     assert_eq!([property(&name, "MemoryMax"), property(&name, "TasksMax")], ["100663296", "88"]);

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use super::wait::{Fifo, Gate, wait_exit};
-use super::{Running, Said, as_root, runtime, say, unique};
+use super::{Running, Said, as_root, copy_program, runtime, say, unique};
 
 const APPLETS: &[&str] = &[
     "sh",
@@ -99,7 +99,7 @@ impl Bundle {
             fs::create_dir(root.join(dir)).unwrap();
         }
         let busybox = Path::new("/bin/busybox");
-        fs::copy(busybox, root.join("bin/busybox")).expect("install busybox-static");
+        copy_program(busybox, &root.join("bin/busybox"));
         for applet in APPLETS {
             symlink("busybox", root.join("bin").join(applet)).unwrap();
         }

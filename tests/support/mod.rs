@@ -70,6 +70,14 @@ pub fn as_root() -> bool {
     root
 }
 
+/// Copies a program. By another process: while we held the copy open for writing, a child that another test's thread forks could
+/// hold it too, and running it would fail (ETXTBSY).
+#[track_caller]
+pub fn copy_program(from: &Path, to: &Path) {
+    assert!(from.exists(), "{from:?} is not there (busybox is in the package busybox-static)");
+    say(Command::new("cp").arg(from).arg(to)).ok();
+}
+
 /// A name that no other test of this machine has now, and that is no part of another one.
 pub fn unique(prefix: &str) -> String {
     static NEXT: AtomicUsize = AtomicUsize::new(0);

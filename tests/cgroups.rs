@@ -5,10 +5,9 @@
 mod support;
 
 use std::fs;
-use std::process::Command;
 
 use serde_json::json;
-use support::{bundle, cgroup_dirs, cgroup_of, cgroup_value, only_berth, unique};
+use support::{bundle, cgroup_dirs, cgroup_of, cgroup_value, in_unified_view, only_berth, unique};
 
 const FOREVER: &str = "exec sleep 1000";
 
@@ -156,18 +155,6 @@ fn a_cgroup_path_can_not_leave_the_hierarchy() {
     assert!(!std::path::Path::new("/").join(&name).exists());
     b.say(&["delete", "--force", &b.id]).ok();
     assert!(cgroup_dirs(&name).is_empty());
-}
-
-/// A view of the machine that shows only cgroup2, for the commands after `--`.
-const UNIFIED_ONLY: &str = "mount --make-rprivate / && umount -l /sys/fs/cgroup && \
-                            mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec \"$@\"";
-
-fn in_unified_view(runtime: &Command) -> Command {
-    let inner = support::shell(UNIFIED_ONLY, runtime);
-    let mut command = Command::new("busybox");
-    command.args(["unshare", "-m"]).arg(inner.get_program()).args(inner.get_args());
-    command.current_dir(runtime.get_current_dir().unwrap()).stdin(std::process::Stdio::null());
-    command
 }
 
 #[test]

@@ -43,7 +43,7 @@ impl Cgroup {
         findings: &mut Findings,
     ) -> Update<'_> {
         let values = changes(self, (old, new), named, findings);
-        let mut writes = [values.early, values.limits].concat();
+        let mut writes = [values.limits, values.early].concat();
         // last: on v2 a memory limit may kill, which cannot be taken back
         writes.sort_by_key(|write| write.file.starts_with("memory."));
         let limited = |write: &Write| write.field == "linux.resources.memory.limit";

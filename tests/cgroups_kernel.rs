@@ -207,10 +207,15 @@ fn limits_are_what_the_kernel_reads_back() {
     let made = Made::new(
         &layout,
         "limits",
-        r#"{"memory":{"limit":67108864,"swap":134217728,"swappiness":10},"cpu":{"shares":512,"quota":30000,"period":60000,
+        r#"{"memory":{"limit":67108864,"swap":134217728,"swappiness":10,"kernelTCP":8388608},"cpu":{"shares":512,"quota":30000,"period":60000,
             "cpus":"0","mems":"0"},"pids":{"limit":17}}"#,
     );
-    made.plan.apply().unwrap();
+    let warnings = made.plan.apply().unwrap();
+    let tcp = made.directory("memory").join("memory.kmem.tcp.limit_in_bytes");
+    match fs::read_to_string(tcp) {
+        Ok(limit) => assert_eq!((limit.trim(), warnings.as_slice()), ("8388608", [].as_slice())),
+        Err(_) => assert_eq!(warnings[0].field, "linux.resources.memory.kernelTCP"),
+    }
     assert_eq!(made.read("memory", "memory.limit_in_bytes"), "67108864");
     assert_eq!(made.read("memory", "memory.memsw.limit_in_bytes"), "134217728");
     assert_eq!(made.read("memory", "memory.swappiness"), "10");
@@ -219,6 +224,44 @@ fn limits_are_what_the_kernel_reads_back() {
     assert_eq!(made.read("cpu", "cpu.cfs_period_us"), "60000");
     assert_eq!(made.read("cpuset", "cpuset.cpus"), "0");
     assert_eq!(made.read("pids", "pids.max"), "17");
+}
+
+#[test]
+fn cpusets_between_the_mount_and_the_container_get_theirs_from_above() {
+    let test = "cpusets_between_the_mount_and_the_container_get_theirs_from_above";
+    let Some(layout) = layout(test) else { return };
+    if !has(&layout, "cpuset") {
+        println!("SKIP {test}: no cpuset on cgroup v1");
+        return;
+    }
+    let path = format!("/berth-test-{}-cpusets/a/b/x", std::process::id());
+    let made = Made::at(&layout, path, r#"{"cpu":{"cpus":"0"}}"#);
+    made.plan.create().unwrap();
+    let read =
+        |directory: &Path, file: &str| fs::read_to_string(directory.join(file)).unwrap().trim().to_owned();
+    let own = made.directory("cpuset");
+    let [b, a, top, root] = [1, 2, 3, 4].map(|above| own.ancestors().nth(above).unwrap().to_owned());
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        for directory in [&a, &b] {
+            assert_eq!(read(directory, file), read(&root, file), "{}", directory.display());
+        }
+    }
+    assert_eq!(made.read("cpuset", "cpuset.cpus"), "0");
+    assert_eq!(made.read("cpuset", "cpuset.mems"), read(&root, "cpuset.mems"));
+    // a narrower one above is respected, and named where more is asked for
+    made.cgroup().remove().unwrap();
+    fs::write(b.join("cpuset.cpus"), "0").unwrap();
+    made.plan.create().unwrap();
+    let wide = Made::at(&layout, made.path.replace("/x", "/y"), r#"{"cpu":{"cpus":"0-1"}}"#);
+    let error = error::text(&wide.plan.create().unwrap_err());
+    assert!(error.contains("the cgroup above has the CPUs \"0\" only: permission denied"), "{error}");
+    made.cgroup().remove().unwrap();
+    for hierarchy in made.everywhere() {
+        for directory in hierarchy.ancestors().skip(1).take(3) {
+            fs::remove_dir(directory).unwrap();
+        }
+    }
+    assert!(!top.exists());
 }
 
 #[test]

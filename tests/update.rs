@@ -5,10 +5,12 @@
 mod support;
 
 use std::fs;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
-use support::{Bundle, Container, bundle, cgroup_of, cgroup_value, only_berth, only_v2};
+use support::{Bundle, Container, bundle, cgroup_of, cgroup_value, in_unified_view, only_berth, only_v2};
 
 const FOREVER: &str = "exec sleep 1000";
 const MIB: u64 = 1 << 20;
@@ -137,11 +139,15 @@ fn resources_come_from_a_file_or_standard_input() {
     fs::write(&file, json!({ "pids": { "limit": 33 } }).to_string()).unwrap();
     c.say(&["update", "-r", file.to_str().unwrap()]).ok();
     assert_eq!(limits.pids(), "33");
-    // null and 0 are what Go programs write for "not set"
-    let change = json!({ "memory": { "limit": 96 * MIB, "swap": null }, "pids": { "limit": 34 },
+    // 0 is what Go programs write for "not set"
+    let change = json!({ "memory": { "limit": 96 * MIB, "swap": 0 }, "pids": { "limit": 34 },
         "cpu": { "shares": 0, "quota": 0, "cpus": "", "mems": "" }, "blockIO": { "weight": 0 } });
     send(&b, &change).ok();
     assert_eq!((limits.memory(), limits.pids()), (96 * MIB, "34".to_owned()));
+    if support::is_berth() {
+        // runc 1.1 crashes
+        send(&b, &json!({ "memory": { "limit": 96 * MIB, "swap": null }, "cpu": null })).ok();
+    }
     send(&b, &json!([])).fails(1, "");
     let empty = support::shell("exec \"$@\" < /dev/null", &b.command(&["update", "-r", "-", &b.id]));
     let mut empty = empty;
@@ -295,12 +301,10 @@ fn a_cpuset_beyond_the_one_above_is_explained() {
     c.say(&["update", "--cpuset-mems", "0,900"]).fails(1, "the cgroup above has the memory nodes");
 }
 
-/// Whether a shell that is put into the container's cgroups can open these devices of the host.
-fn opens(c: &Container<'_>, devices: &[&str]) -> Vec<bool> {
+/// Whether a shell that is put into the cgroups of `pid` can open these devices of the host.
+fn opens(pid: i32, devices: &[&str]) -> Vec<bool> {
     let enter = |controller: &str| {
-        cgroup_of(c.pid, controller)
-            .map(|path| format!("echo $$ > {}/cgroup.procs;", path.display()))
-            .unwrap()
+        cgroup_of(pid, controller).map(|path| format!("echo $$ > {}/cgroup.procs;", path.display())).unwrap()
     };
     let probe = |device: &&str| {
         let script = format!("{}{}exec 3< {device}", enter("devices"), enter(""));
@@ -331,29 +335,29 @@ fn other_device_rules_take_the_place_of_those_that_are_there() {
     let b = b.with(|c| c["linux"]["resources"] = rules(&[]));
     let c = b.start();
     let devices = ["/dev/null", KMSG];
-    assert_eq!(opens(&c, &devices), [true, false]);
+    assert_eq!(opens(c.pid, &devices), [true, false]);
     send(&b, &rules(&[kmsg()])).ok();
-    assert_eq!(opens(&c, &devices), [true, true]);
+    assert_eq!(opens(c.pid, &devices), [true, true]);
     // without rules, or with the same ones, they stay as they are
     send(&b, &json!({ "pids": { "limit": 50 } })).ok();
     send(&b, &rules(&[kmsg()])).ok();
-    assert_eq!(opens(&c, &devices), [true, true]);
+    assert_eq!(opens(c.pid, &devices), [true, true]);
     send(&b, &rules(&[])).ok();
-    assert_eq!(opens(&c, &devices), [true, false]);
+    assert_eq!(opens(c.pid, &devices), [true, false]);
     // everything, everything but one, and back
     send(&b, &json!({ "devices": [{ "allow": true, "access": "rwm" }] })).ok();
-    assert_eq!(opens(&c, &devices), [true, true]);
+    assert_eq!(opens(c.pid, &devices), [true, true]);
     let but = json!({ "devices": [{ "allow": true, "access": "rwm" }, { "allow": false, "type": "c", "major": 1, "minor": 11 }] });
     send(&b, &but).ok();
-    assert_eq!(opens(&c, &devices), [true, false]);
+    assert_eq!(opens(c.pid, &devices), [true, false]);
     send(&b, &rules(&[kmsg()])).ok();
-    assert_eq!(opens(&c, &devices), [true, true]);
+    assert_eq!(opens(c.pid, &devices), [true, true]);
     assert_eq!(c.status(), "running");
     // a failure elsewhere takes them back too
     let mut wrong = rules(&[]);
     wrong["cpu"] = json!({ "period": 2_000_000 });
     send(&b, &wrong).fails(1, "linux.resources.cpu.period");
-    assert_eq!(opens(&c, &devices), [true, true]);
+    assert_eq!(opens(c.pid, &devices), [true, true]);
 }
 
 #[test]
@@ -366,16 +370,17 @@ fn rules_that_somebody_else_has_added_stay_as_long_as_no_others_are_given() {
     let c = b.start();
     fs::write(cgroup_of(c.pid, "devices").unwrap().join("devices.allow"), "c 1:11 r").unwrap();
     c.say(&["update", "--pids-limit", "50"]).ok();
-    assert_eq!(opens(&c, &[KMSG]), [true]);
+    assert_eq!(opens(c.pid, &[KMSG]), [true]);
 }
 
 #[test]
-fn device_rules_change_without_a_moment_in_which_a_forbidden_device_is_open() {
+fn device_rules_change_without_a_moment_in_which_others_hold() {
     if !only_berth("runc does not update device rules") {
         return;
     }
     // tries as fast as it can: null must always open, kmsg never
-    let script = "mknod /dev/k c 1 11; echo > /fifo; while :; do (: < /dev/null) || echo closed; (: < /dev/k) 2>/dev/null && echo open; done";
+    let script = "mknod /dev/k c 1 11; try() { while :; do true < /dev/null || echo closed; true < /dev/k && echo open; done 2> /dev/null; }; \
+                  try & echo > /fifo; try";
     let Some(b) = bundle(script) else { return };
     let b = b.with(|c| c["linux"]["resources"] = rules(&[]));
     let mut fifo = b.fifo("fifo");
@@ -384,10 +389,134 @@ fn device_rules_change_without_a_moment_in_which_a_forbidden_device_is_open() {
     let tty = |minor: u32| json!({ "allow": true, "type": "c", "major": 4, "minor": minor, "access": "rwm" });
     let but_kmsg =
         json!({ "devices": [{ "allow": true }, { "allow": false, "type": "c", "major": 1, "minor": 11 }] });
-    for minor in 0..10 {
+    for minor in 0..20 {
         send(&b, &rules(&[tty(minor)])).ok();
         send(&b, &but_kmsg).ok();
     }
     c.kill("KILL").ok();
     assert_eq!(c.end(), "");
+}
+
+/// A container where only cgroup2 is mounted, and what is done to it there.
+struct Unified {
+    b: Bundle,
+    pid: i32,
+}
+
+impl Unified {
+    fn start(b: Bundle) -> Unified {
+        b.say_command(&mut in_unified_view(&b.launch_command("run", &["--detach"], &b.id))).ok();
+        let state = b.say_command(&mut in_unified_view(&b.command(&["state", &b.id]))).ok().json();
+        Unified { pid: i32::try_from(state["pid"].as_i64().unwrap()).unwrap(), b }
+    }
+
+    #[track_caller]
+    fn send(&self, resources: &Value) -> support::Said {
+        let file = self.b.scratch().join("resources.json");
+        fs::write(&file, resources.to_string()).unwrap();
+        let args = ["update", "--resources", file.to_str().unwrap(), &self.b.id];
+        self.b.say_command(&mut in_unified_view(&self.b.command(&args)))
+    }
+
+    fn directory(&self) -> PathBuf {
+        cgroup_of(self.pid, "").unwrap()
+    }
+
+    fn read(&self, file: &str) -> String {
+        fs::read_to_string(self.directory().join(file)).unwrap().trim().to_owned()
+    }
+
+    /// The ids of the device programs that are attached to it.
+    fn programs(&self) -> Vec<u32> {
+        let directory = fs::File::open(self.directory()).unwrap();
+        berth::sys::bpf::device_programs(directory.as_fd()).unwrap()
+    }
+}
+
+impl Drop for Unified {
+    fn drop(&mut self) {
+        self.b.say_command(&mut in_unified_view(&self.b.command(&["delete", "--force", &self.b.id])));
+    }
+}
+
+#[test]
+fn on_v2_the_device_program_is_replaced() {
+    if !only_berth("runc does not update device rules") {
+        return;
+    }
+    let Some(b) = bundle(FOREVER) else { return };
+    let c = Unified::start(b.with(|c| c["linux"]["resources"] = rules(&[])));
+    let first = c.programs();
+    assert_eq!((first.len(), opens(c.pid, &[KMSG])), (1, vec![false]));
+    // the same rules: the same program
+    c.send(&rules(&[])).ok();
+    c.send(&json!({ "unified": { "cgroup.max.depth": "7" } })).ok();
+    assert_eq!(c.programs(), first);
+    c.send(&rules(&[kmsg()])).ok();
+    let second = c.programs();
+    assert_ne!(second, first);
+    assert_eq!((second.len(), opens(c.pid, &[KMSG])), (1, vec![true]));
+    // a failure puts the very program back
+    let mut wrong = rules(&[]);
+    wrong["unified"] = json!({ "cgroup.max.depth": "deep" });
+    c.send(&wrong).fails(1, "linux.resources.unified[\"cgroup.max.depth\"]");
+    assert_eq!((c.programs(), opens(c.pid, &[KMSG])), (second, vec![true]));
+    assert_eq!(c.read("cgroup.max.depth"), "7");
+    // everything allowed needs none
+    c.send(&json!({ "devices": [{ "allow": true, "access": "rwm" }] })).ok();
+    assert_eq!((c.programs().len(), opens(c.pid, &[KMSG])), (0, vec![true]));
+    c.send(&rules(&[])).ok();
+    assert_eq!((c.programs().len(), opens(c.pid, &[KMSG])), (1, vec![false]));
+}
+
+#[test]
+fn on_v2_a_controller_that_an_update_brings_is_enabled_above() {
+    if !only_berth("runc does not update hugepageLimits") {
+        return;
+    }
+    let Some(b) = bundle(FOREVER) else { return };
+    let path = support::unique("bt-up");
+    let c = Unified::start(b.with(|c| c["linux"]["cgroupsPath"] = json!(format!("/{path}/inner"))));
+    let above = c.directory().parent().unwrap().to_owned();
+    let root = above.parent().unwrap().join("cgroup.subtree_control");
+    let enabled = fs::read_to_string(&root).unwrap();
+    let controllers = fs::read_to_string(above.parent().unwrap().join("cgroup.controllers")).unwrap();
+    if controllers.contains("hugetlb") {
+        assert!(!c.directory().join("hugetlb.2MB.max").exists());
+        c.send(&json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 4 * MIB }] })).ok();
+        assert_eq!(c.read("hugetlb.2MB.max"), (4 * MIB).to_string());
+        // one of several, and only all of them
+        let wrong = json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 8 * MIB }], "unified": { "cgroup.max.depth": "x" } });
+        c.send(&wrong).fails(1, "cgroup.max.depth");
+        assert_eq!(c.read("hugetlb.2MB.max"), (4 * MIB).to_string());
+        c.send(&json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": -1 }] })).ok();
+        assert_eq!(c.read("hugetlb.2MB.max"), "max");
+    } else {
+        support::skip("no hugetlb on cgroup v2");
+    }
+    drop(c);
+    let _ = fs::remove_dir(above);
+    if enabled.trim().is_empty() {
+        // another container may use it by now
+        let _ = fs::write(&root, "-hugetlb");
+    }
+}
+
+#[test]
+fn on_v2_what_it_has_nothing_like_is_refused() {
+    if !only_berth("runc is silent") {
+        return;
+    }
+    let Some(b) = bundle(FOREVER) else { return };
+    let c = Unified::start(b);
+    for (field, change) in [
+        ("memory.swappiness", json!({ "memory": { "swappiness": 10 } })),
+        ("memory.disableOOMKiller", json!({ "memory": { "disableOOMKiller": true } })),
+        ("cpu.realtimeRuntime", json!({ "cpu": { "realtimeRuntime": 1000 } })),
+        ("network.classID", json!({ "network": { "classID": 1 } })),
+        ("blockIO.leafWeight", json!({ "blockIO": { "leafWeight": 10 } })),
+    ] {
+        c.send(&change).fails(1, &format!("linux.resources.{field}: cgroup v2 has nothing like it"));
+    }
+    c.send(&json!({ "memory": { "disableOOMKiller": false }, "cpu": { "realtimeRuntime": 0 }, "network": { "classID": 0 } })).ok();
 }

@@ -47,7 +47,7 @@ impl Cgroup {
         findings: &mut Findings,
     ) -> Update<'_> {
         let values = changes(self, (old, new), named, findings);
-        let mut writes = [values.early, values.limits].concat();
+        let mut writes = [values.limits, values.early].concat();
         // last: on v2 a memory limit may kill, which cannot be taken back
         writes.sort_by_key(|write| write.file.starts_with("memory."));
         let limited = |write: &Write| write.field == "linux.resources.memory.limit";
@@ -192,5 +192,151 @@ impl Applied<'_> {
             result = result.and(write(undo));
         }
         result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cgroups::Place;
+
+    fn place(controllers: &[&str]) -> Place {
+        Place {
+            name: String::new(),
+            controllers: controllers.iter().map(|name| (*name).to_owned()).collect(),
+            path: PathBuf::from("/nowhere"),
+            optional: false,
+        }
+    }
+
+    fn v2() -> Cgroup {
+        Cgroup { v1: Vec::new(), unified: Some(place(&["memory", "cpu", "cpuset", "pids", "io"])) }
+    }
+
+    fn v1() -> Cgroup {
+        Cgroup { v1: vec![place(&["memory", "cpu", "cpuset", "pids", "devices"])], unified: None }
+    }
+
+    /// The writes, with what `named` holds as the fields that are asked for.
+    #[track_caller]
+    fn writes(cgroup: &Cgroup, old: &str, new: &str, named: &[&str]) -> Vec<String> {
+        let resources = |json: &str| serde_json::from_str::<LinuxResources>(json).unwrap();
+        let mut findings = Findings::default();
+        let named = |field: &str, _: &str| named.contains(&field);
+        let (old, new) = (resources(old), resources(new));
+        let update = cgroup.update(&Layout::default(), (&old, &new), &named, &mut findings);
+        assert_eq!(findings, Findings::default());
+        assert!(matches!(update.devices, Change::Keep));
+        update.writes.iter().map(|write| format!("{}={}", write.file, write.text)).collect()
+    }
+
+    /// What is written on v1 and on v2.
+    #[track_caller]
+    fn becomes(what: &str, old: &str, new: &str, named: &[&str], on_v1: &[&str], on_v2: &[&str]) {
+        assert_eq!(writes(&v1(), old, new, named), on_v1, "{what}, v1");
+        assert_eq!(writes(&v2(), old, new, named), on_v2, "{what}, v2");
+    }
+
+    #[test]
+    fn what_differs_is_written_and_what_depends_on_it() {
+        becomes(
+            "a limit of memory moves that of swap alone",
+            r#"{"memory":{"limit":512,"swap":1024}}"#,
+            r#"{"memory":{"limit":600,"swap":1024}}"#,
+            &["memory.limit"],
+            &["memory.limit_in_bytes=600"],
+            &["memory.max=600", "memory.swap.max=424"],
+        );
+        becomes(
+            "a quota goes with its period",
+            r#"{"cpu":{"quota":5,"period":10},"pids":{"limit":7}}"#,
+            r#"{"cpu":{"quota":6,"period":10},"pids":{"limit":7}}"#,
+            &["cpu.quota"],
+            &["cpu.cfs_quota_us=6"],
+            &["cpu.max=6 10"],
+        );
+        becomes(
+            "the same value again is written, because it is asked for",
+            r#"{"cpu":{"quota":5,"period":10}}"#,
+            r#"{"cpu":{"quota":5,"period":10}}"#,
+            &["cpu.period"],
+            &["cpu.cfs_period_us=10"],
+            &["cpu.max=5 10"],
+        );
+        becomes(
+            "nothing asked for is nothing written",
+            r#"{"pids":{"limit":7}}"#,
+            r#"{"pids":{"limit":7}}"#,
+            &[],
+            &[],
+            &[],
+        );
+        becomes(
+            "shares come back when the cgroup is idle no more",
+            r#"{"cpu":{"shares":1024,"idle":1}}"#,
+            r#"{"cpu":{"shares":1024,"idle":0}}"#,
+            &["cpu.idle"],
+            &["cpu.idle=0", "cpu.shares=1024"],
+            &["cpu.idle=0", "cpu.weight=100"],
+        );
+        becomes(
+            "memory is last",
+            r#"{}"#,
+            r#"{"memory":{"limit":5},"pids":{"limit":7},"cpu":{"cpus":"0"}}"#,
+            &["memory.limit", "pids.limit", "cpu.cpus"],
+            &["pids.max=7", "cpuset.cpus=0", "memory.limit_in_bytes=5"],
+            &["cpuset.cpus=0", "pids.max=7", "memory.max=5"],
+        );
+    }
+
+    #[test]
+    fn what_was_said_of_other_fields_is_not_said_again() {
+        // an earlier version has let it pass with a warning
+        let old = r#"{"memory":{"swappiness":5},"network":{"classID":5}}"#;
+        let new = r#"{"memory":{"swappiness":5,"limit":512},"network":{"classID":5}}"#;
+        assert_eq!(writes(&v2(), old, new, &["memory.limit"]), ["memory.max=512"]);
+    }
+
+    #[test]
+    fn the_oom_killer_is_enabled_again() {
+        let (old, new) =
+            (r#"{"memory":{"disableOOMKiller":true}}"#, r#"{"memory":{"disableOOMKiller":false}}"#);
+        assert_eq!(writes(&v1(), old, new, &["memory.disableOOMKiller"]), ["memory.oom_control=0"]);
+        assert_eq!(writes(&v1(), "{}", new, &["memory.disableOOMKiller"]), [""; 0]);
+    }
+
+    #[test]
+    fn systemd_is_told_what_changes() {
+        let resources = |json: &str| serde_json::from_str::<LinuxResources>(json).unwrap();
+        let old = resources(r#"{"memory":{"limit":512,"swap":1024},"pids":{"limit":7}}"#);
+        let new = resources(r#"{"memory":{"limit":600,"swap":1024},"pids":{"limit":7}}"#);
+        let cgroup = v2();
+        let named = |field: &str, _: &str| field == "memory.limit";
+        let update = cgroup.update(&Layout::default(), (&old, &new), &named, &mut Findings::default());
+        let names: Vec<_> = update.properties().iter().map(|property| property.name.as_str()).collect();
+        assert_eq!(names, ["MemoryMax", "MemorySwapMax"]);
+    }
+
+    #[test]
+    fn device_rules_that_say_the_same_are_left_alone() {
+        let resources = |json: &str| serde_json::from_str::<LinuxResources>(json).unwrap();
+        let old = resources(r#"{"devices":[{"allow":false,"access":"rwm"}]}"#);
+        let change = |json: &str, cgroup: &Cgroup| {
+            let update = cgroup.update(
+                &Layout::default(),
+                (&old, &resources(json)),
+                &|_, _| true,
+                &mut Findings::default(),
+            );
+            format!("{:?}", update.devices).split([' ', '(']).next().unwrap_or_default().to_owned()
+        };
+        // said another way, and denied what nothing has allowed
+        let same =
+            r#"{"devices":[{"allow":false},{"allow":false,"type":"c","major":10,"minor":3,"access":"rw"}]}"#;
+        let other =
+            r#"{"devices":[{"allow":false},{"allow":true,"type":"c","major":10,"minor":200,"access":"rw"}]}"#;
+        for (json, on_v1, on_v2) in [(same, "Keep", "Keep"), (other, "Lines", "Program")] {
+            assert_eq!((change(json, &v1()).as_str(), change(json, &v2()).as_str()), (on_v1, on_v2));
+        }
     }
 }

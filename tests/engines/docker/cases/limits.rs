@@ -11,6 +11,7 @@ pub const CASES: Cases = &[
     ("--cpu-shares", cpu_shares),
     ("--pids-limit", pids),
     ("--cpuset-cpus", cpuset),
+    ("docker update changes limits", update),
 ];
 
 /// The limit as the host has it, or nothing where this kernel has no such file for anybody.
@@ -92,5 +93,33 @@ fn cpuset(scene: &Scene) -> Result<Outcome> {
     both(scene, "cpuset", ("cpuset.cpus", "0"), ("cpuset.cpus", "0"))?;
     let script = "grep Cpus_allowed_list /proc/1/status | tr -d '\\t'";
     scene.docker(&["exec", "limited", "sh", "-c", script])?.prints("Cpus_allowed_list:0")?;
+    PASSED
+}
+
+fn update(scene: &Scene) -> Result<Outcome> {
+    if lacking(scene, "MemoryLimit")? || lacking(scene, "PidsLimit")? {
+        return skipped("the kernel has no memory limit or no limit of processes");
+    }
+    scene.idle(
+        "limited",
+        &["--memory", "64m", "--memory-swap", "64m", "--pids-limit", "9", "--cpus", "0.5"],
+    )?;
+    let update = |flags: &[&str]| scene.docker(&[&["update"], flags, &["limited"]].concat());
+    update(&["--memory", "128m", "--memory-swap", "256m"])?.exits(0)?;
+    both(scene, "memory", ("memory.limit_in_bytes", "134217728"), ("memory.max", "134217728"))?;
+    both(scene, "pids", ("pids.max", "9"), ("pids.max", "9"))?;
+    both(scene, "cpu", ("cpu.cfs_quota_us", "50000"), ("cpu.max", "50000 100000"))?;
+    // both down again
+    update(&["--memory", "32m", "--memory-swap", "32m", "--pids-limit", "7"])?.exits(0)?;
+    both(scene, "memory", ("memory.limit_in_bytes", "33554432"), ("memory.max", "33554432"))?;
+    both(scene, "pids", ("pids.max", "7"), ("pids.max", "7"))?;
+    // while it stands still, and without losing its devices
+    scene.docker(&["pause", "limited"])?.exits(0)?;
+    update(&["--cpu-shares", "512", "--cpus", "0.25"])?.exits(0)?;
+    scene.docker(&["unpause", "limited"])?.exits(0)?;
+    both(scene, "cpu", ("cpu.cfs_quota_us", "25000"), ("cpu.max", "25000 100000"))?;
+    scene.docker(&["exec", "limited", "sh", "-c", "head -c 1 /dev/zero | wc -c"])?.prints("1")?;
+    let reply = update(&["--cpuset-cpus", "4000"])?;
+    ensure!(reply.code != 0, "a CPU that is not there is accepted: {reply:?}");
     PASSED
 }

@@ -108,7 +108,7 @@ impl Drop for Undo<'_> {
 pub fn plan(
     bundle: &Path,
     file: Option<&Path>,
-    request: Request,
+    mut request: Request,
     host: &Host,
     notify: Option<&Path>,
     findings: &mut Findings,
@@ -117,6 +117,7 @@ pub fn plan(
     if let Some(directory) = notify {
         notify::add_to(&mut config.spec, directory);
     }
+    request.denials = plan::denials(&config.spec, &request, host);
     let plan = plan::make(&config.spec, &config.bundle, &request, host, findings);
     Ok((config, plan))
 }

@@ -1,12 +1,9 @@
 //! Facts about this machine and this caller, read once.
 
-use std::path::PathBuf;
-
 use anyhow::{Context, Result};
-use nix::unistd::AccessFlags;
 
+use crate::cgroups::Layout;
 use crate::cgroups::systemd::Manager;
-use crate::cgroups::{Hierarchy, Layout};
 use crate::security_labels::{self, LsmFacts};
 use crate::sys::credentials::capget;
 
@@ -23,8 +20,6 @@ pub struct Host {
     pub layout: Layout,
     /// The service manager that makes cgroups, when it is to.
     pub systemd: Option<Manager>,
-    /// The caller can make cgroups, in one hierarchy at least.
-    pub can_make_cgroups: bool,
     /// The highest capability that the kernel knows (`CAP_*`).
     pub last_capability: u8,
     /// The capabilities that the caller can hand on, as a mask.
@@ -47,7 +42,6 @@ impl Host {
             rootless,
             user_namespace,
             systemd: None,
-            can_make_cgroups: !rootless || can_make_cgroups(&layout),
             layout,
             last_capability: last.trim().parse().context("read the highest capability")?,
             held_capabilities: capget().context("capget")?.permitted,
@@ -57,19 +51,6 @@ impl Host {
             },
         })
     }
-}
-
-/// Whether some hierarchy lets this caller make a directory where its containers' cgroups go.
-fn can_make_cgroups(layout: &Layout) -> bool {
-    let writable = |place: PathBuf| nix::unistd::access(&place, AccessFlags::W_OK).is_ok();
-    let below = |hierarchy: &Hierarchy| Some(hierarchy.mount.join(hierarchy.own.as_ref()?));
-    layout.v1.iter().filter_map(below).any(writable)
-        || layout
-            .unified
-            .as_ref()
-            .and_then(below)
-            .and_then(|own| Some(own.parent()?.to_owned()))
-            .is_some_and(writable)
 }
 
 /// True when the ids of this process are not those of the host (user_namespaces(7)).

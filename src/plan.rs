@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, LinuxResources, LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
 
-use crate::cgroups::{self, Maker};
+use crate::cgroups::{self, Denial, Maker};
 use crate::credentials::{self, Credentials};
 use crate::findings::Findings;
 use crate::hooks::{self, Hooks};
@@ -36,6 +36,8 @@ pub struct Request {
     pub listen_fds: u32,
     /// No cgroup of its own.
     pub no_cgroup: bool,
+    /// What an ordinary user may not do with cgroups.
+    pub denials: Vec<Denial>,
 }
 
 /// What init becomes.
@@ -222,28 +224,34 @@ fn cgroup(
     namespaces: &namespaces::Plan,
     findings: &mut Findings,
 ) -> Option<cgroups::Plan> {
-    let linux = spec.linux().as_ref();
+    let mut cgroup = cgroup_of(spec, request, host, findings)?;
+    if let Some(owner) = cgroup_owner(spec, namespaces) {
+        cgroup.delegate(owner);
+    }
+    cgroup.heed(&request.denials, findings);
+    // without privilege there may be no place for one, and no limit that needs one
+    (!host.rootless || !cgroup.cgroup().is_empty()).then_some(cgroup)
+}
+
+/// What the container's cgroup is to be, whether or not this user may make it.
+fn cgroup_of(spec: &Spec, request: &Request, host: &Host, findings: &mut Findings) -> Option<cgroups::Plan> {
     let annotations: BTreeMap<String, String> =
         spec.annotations().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
     let maker = match &host.systemd {
         Some(manager) => Maker::Systemd(manager.facts(), &annotations),
         None => Maker::Us,
     };
-    let mut cgroup = (!request.no_cgroup && (host.can_make_cgroups || host.systemd.is_some()))
-        .then(|| cgroups::plan(&host.layout, &request.id, linux, host.rootless, maker, findings));
-    if let Some(cgroup) = &mut cgroup
-        && let Some(owner) = cgroup_owner(spec, namespaces)
-    {
-        cgroup.delegate(owner);
+    let linux = spec.linux().as_ref();
+    (!request.no_cgroup)
+        .then(|| cgroups::plan(&host.layout, &request.id, linux, host.rootless, maker, findings))
+}
+
+/// Looks at what this user may not do where the container's cgroup is to be: a fact to plan with. None for the host's root.
+pub fn denials(spec: &Spec, request: &Request, host: &Host) -> Vec<Denial> {
+    if !host.rootless {
+        return Vec::new();
     }
-    if !request.no_cgroup && cgroup.is_none() && asks_for_limits(linux) {
-        findings.problem_hint(
-            "linux.resources",
-            "this user may not make cgroups on this host, so no limit can be kept",
-            "have the cgroup's directory delegated to the user, or leave the limits out",
-        );
-    }
-    cgroup
+    cgroup_of(spec, request, host, &mut Findings::default()).map_or_else(Vec::new, |cgroup| cgroup.denials())
 }
 
 /// The host's user who gets the container's cgroup: the one that runs its process, if the container has a cgroup namespace of its
@@ -255,15 +263,6 @@ fn cgroup_owner(spec: &Spec, namespaces: &namespaces::Plan) -> Option<u32> {
         return None;
     }
     namespaces.host_uid(spec.process().as_ref().map_or(0, |process| process.user().uid()))
-}
-
-/// Whether `linux.resources` has more than device rules, which an ordinary user cannot loosen anyway.
-fn asks_for_limits(linux: Option<&Linux>) -> bool {
-    linux.and_then(|linux| linux.resources().as_ref()).is_some_and(|resources| {
-        let mut limits = resources.clone();
-        limits.set_devices(None);
-        limits != LinuxResources::default()
-    })
 }
 
 /// The capabilities that a container's process begins with, as a mask: in a user namespace that it enters it has all of
@@ -399,7 +398,6 @@ mod tests {
             rootless: true,
             user_namespace: false,
             systemd: None,
-            can_make_cgroups: false,
             layout: cgroups::Layout::default(),
             last_capability: 40,
             held_capabilities: 0,

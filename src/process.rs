@@ -134,6 +134,9 @@ fn clone(namespaces: u64, born_in: Option<&OwnedFd>) -> Result<Cloned> {
             Some(Errno::EPERM) => {
                 "an ordinary user needs a new user namespace in linux.namespaces, with uidMappings and gidMappings"
             }
+            Some(Errno::EACCES) => {
+                "an ordinary user's process cannot go to another part of the cgroup tree: start berth in the part that is delegated"
+            }
             Some(Errno::EAGAIN) => "a limit on processes is reached: pids.max of the cgroup or RLIMIT_NPROC",
             _ => return error,
         };

@@ -15,6 +15,7 @@ mod plan;
 pub mod property;
 mod removal;
 pub mod resources;
+mod rights;
 pub mod stats;
 pub mod systemd;
 mod update;
@@ -37,6 +38,7 @@ pub use claim::Claim;
 pub use layout::{Hierarchy, Layout};
 pub use mark::{Mark, marked};
 pub use plan::{Maker, Plan, plan};
+pub use rights::Denial;
 pub use update::{Applied, Update};
 
 use crate::error::hinted;

@@ -27,9 +27,11 @@ use crate::sys::bpf::Extended;
 pub struct Plan {
     cgroup: Cgroup,
     /// Where the hierarchies are mounted, in the order of the cgroup's places.
-    mounts: Vec<PathBuf>,
+    pub(super) mounts: Vec<PathBuf>,
+    /// Where this process is in the v2 hierarchy.
+    pub(super) own: Option<PathBuf>,
     devices: Devices,
-    values: Values,
+    pub(super) values: Values,
     /// The host's user who gets the directory of cgroup v2.
     owner: Option<u32>,
     rootless: bool,
@@ -180,6 +182,10 @@ impl Plan {
                 .chain(&layout.unified)
                 .map(|hierarchy| hierarchy.mount.clone())
                 .collect(),
+            own: layout
+                .unified
+                .as_ref()
+                .and_then(|hierarchy| Some(hierarchy.mount.join(hierarchy.own.as_ref()?))),
             devices: Devices::None,
             values: Values::default(),
             owner: None,
@@ -216,6 +222,34 @@ impl Plan {
                 "mount cgroup2 at /sys/fs/cgroup",
             );
         }
+    }
+
+    /// How many of the places are of v1; the one of v2 comes after them.
+    pub(super) fn v1_count(&self) -> usize {
+        self.cgroup.v1.len()
+    }
+
+    /// The cgroup is not to be in the hierarchy of that place.
+    pub(super) fn leave_out(&mut self, index: usize) {
+        if index >= self.mounts.len() {
+            return;
+        }
+        self.mounts.remove(index);
+        if index < self.cgroup.v1.len() {
+            self.cgroup.v1.remove(index);
+        } else {
+            self.cgroup.unified = None;
+        }
+        for writes in [&mut self.values.early, &mut self.values.limits] {
+            writes.retain(|write| write.place != index);
+            writes.iter_mut().filter(|write| write.place > index).for_each(|write| write.place -= 1);
+        }
+        self.devices = match std::mem::replace(&mut self.devices, Devices::None) {
+            Devices::Lines(place, _) if place == index => Devices::None,
+            Devices::Lines(place, lines) if place > index => Devices::Lines(place - 1, lines),
+            Devices::Program(_) if self.cgroup.unified.is_none() => Devices::None,
+            devices => devices,
+        };
     }
 
     fn mark_optional(&mut self) {

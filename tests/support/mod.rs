@@ -177,19 +177,6 @@ pub fn bare(args: &[&str]) -> Said {
     say(Command::new(runtime()).args(args))
 }
 
-/// A view of the machine that shows only cgroup2.
-const UNIFIED_ONLY: &str = "mount --make-rprivate / && umount -l /sys/fs/cgroup && \
-                            mount -t cgroup2 cgroup2 /sys/fs/cgroup && exec \"$@\"";
-
-/// The same command where only cgroup2 is mounted.
-pub fn in_unified_view(runtime: &Command) -> Command {
-    let inner = shell(UNIFIED_ONLY, runtime);
-    let mut command = Command::new("busybox");
-    command.args(["unshare", "-m"]).arg(inner.get_program()).args(inner.get_args());
-    command.current_dir(runtime.get_current_dir().unwrap()).stdin(Stdio::null());
-    command
-}
-
 /// A shell command line that runs `"$@"` at its end: redirections for the runtime that is started by it.
 pub fn shell(script: &str, runtime: &Command) -> Command {
     let mut command = Command::new("busybox");

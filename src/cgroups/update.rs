@@ -197,6 +197,7 @@ impl Applied<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::systemd::Unit;
     use super::*;
     use crate::cgroups::Place;
 
@@ -210,11 +211,11 @@ mod tests {
     }
 
     fn v2() -> Cgroup {
-        Cgroup { v1: Vec::new(), unified: Some(place(&["memory", "cpu", "cpuset", "pids", "io"])) }
+        Cgroup { unified: Some(place(&["memory", "cpu", "cpuset", "pids", "io"])), ..Cgroup::default() }
     }
 
     fn v1() -> Cgroup {
-        Cgroup { v1: vec![place(&["memory", "cpu", "cpuset", "pids", "devices"])], unified: None }
+        Cgroup { v1: vec![place(&["memory", "cpu", "cpuset", "pids", "devices"])], ..Cgroup::default() }
     }
 
     /// The writes, with what `named` holds as the fields that are asked for.
@@ -310,11 +311,14 @@ mod tests {
         let resources = |json: &str| serde_json::from_str::<LinuxResources>(json).unwrap();
         let old = resources(r#"{"memory":{"limit":512,"swap":1024},"pids":{"limit":7}}"#);
         let new = resources(r#"{"memory":{"limit":600,"swap":1024},"pids":{"limit":7}}"#);
-        let cgroup = v2();
+        let unit = Unit { name: "a.scope".to_owned(), user: false };
+        let cgroup = Cgroup { unit: Some(unit), ..v2() };
         let named = |field: &str, _: &str| field == "memory.limit";
         let update = cgroup.update(&Layout::default(), (&old, &new), &named, &mut Findings::default());
-        let names: Vec<_> = update.properties().iter().map(|property| property.name.as_str()).collect();
+        let names: Vec<_> = update.properties.iter().map(|property| property.name.as_str()).collect();
         assert_eq!(names, ["MemoryMax", "MemorySwapMax"]);
+        let before: Vec<_> = update.properties_before.iter().map(|property| &property.value).collect();
+        assert_eq!(before, [&Value::U64(512), &Value::U64(512)]);
     }
 
     #[test]

@@ -251,6 +251,23 @@ mod tests {
     }
 
     #[test]
+    fn a_limit_of_processes_that_is_not_there_is_none() {
+        for (pids, limit) in [
+            ("{}", None),
+            (r#"{"limit":null}"#, None),
+            (r#"{"limit":0}"#, Some(0)),
+            (r#"{"limit":7}"#, Some(7)),
+        ] {
+            let text = format!(r#"{{"ociVersion":"1.0.0","linux":{{"resources":{{"pids":{pids}}}}}}}"#);
+            let (spec, findings) = parsed(&text);
+            assert_eq!(findings, Findings::default());
+            let linux = spec.unwrap().linux().clone().unwrap();
+            let found = linux.resources().as_ref().unwrap().pids().map(|pids| pids.limit());
+            assert_eq!(found, limit, "{pids}");
+        }
+    }
+
+    #[test]
     fn every_wrong_type_names_its_field_and_the_first_its_place() {
         let (spec, findings) = parsed(
             "{\"ociVersion\":\"1.0.0\",\n\"process\":{\"user\":{\"uid\":\"root\",\"gid\":0},\"cwd\":\"/\",\

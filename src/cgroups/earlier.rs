@@ -1,11 +1,12 @@
 //! What a file of a cgroup held before it is written, and how that is written back.
 
-use super::writes::Write;
-use super::{Cgroup, directory};
-use crate::cgroups::resources::Missing;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::Result;
-use std::os::fd::{AsFd, BorrowedFd};
+
+use super::resources::Missing;
+use super::writes::Write;
+use super::{Cgroup, directory};
 
 /// The writes that undo `writes`, in the order in which they are to be made. What cannot be read is left out.
 pub fn earlier(cgroup: &Cgroup, writes: &[Write]) -> Result<Vec<Write>> {

@@ -35,6 +35,8 @@ pub const ANNOTATION: &str = "org.systemd.property.";
 /// Properties that older versions do not know; they refuse a unit with one. What they would do is in the cgroup's files anyway.
 const SINCE: &[(&str, u32)] =
     &[("CPUQuotaPeriodUSec", 242), ("AllowedCPUs", 244), ("AllowedMemoryNodes", 244)];
+/// `CPUWeight` 0, which means idle.
+const IDLE_SINCE: u32 = 252;
 
 /// What decisions need to know of a service manager.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -244,7 +246,9 @@ impl Unit {
 }
 
 fn is_known(property: &Property, version: u32) -> bool {
+    let idle = property.name == "CPUWeight" && property.value == Value::U64(0);
     SINCE.iter().all(|(name, since)| property.name != *name || version >= *since)
+        && (!idle || version >= IDLE_SINCE)
 }
 
 /// `a(sv)`
@@ -451,9 +455,11 @@ mod tests {
     #[test]
     fn older_versions_get_no_property_that_they_do_not_know() {
         let limits = vec![property("AllowedCPUs", Value::bytes([1])), property("TasksMax", Value::U64(5))];
+        let limits = [limits, vec![property("CPUWeight", Value::U64(0))]].concat();
         let old = Facts { version: 243, ..Facts::default() };
         let plan = plan(&old, names(":a:b"), "b", limits, &BTreeMap::new(), &mut Findings::default());
         assert_eq!(value(&plan, "AllowedCPUs"), None);
+        assert_eq!(value(&plan, "CPUWeight"), None);
         assert!(value(&plan, "TasksMax").is_some());
     }
 

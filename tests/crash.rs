@@ -75,19 +75,24 @@ fn members(id: &str) -> Vec<i32> {
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter(|pid: &i32| {
             fs::read_to_string(format!("/proc/{pid}/cgroup"))
-                .is_ok_and(|text| text.contains(&format!("/{id}\n")))
+                .is_ok_and(|text| text.lines().any(|line| line.contains(id)))
         })
         .collect()
 }
 
 /// Kills `operation` at sampled system calls, each time on a fresh container that `prepare` made.
-#[allow(clippy::print_stderr, reason = "shown when the test fails: the moment that did it")]
 fn survive(prepare: impl Fn(&Bundle) -> Command) {
+    survive_with(|| bundle(FOREVER), prepare);
+}
+
+/// The same with bundles of another kind.
+#[allow(clippy::print_stderr, reason = "shown when the test fails: the moment that did it")]
+fn survive_with(fresh: impl Fn() -> Option<Bundle>, prepare: impl Fn(&Bundle) -> Command) {
     if support::runtime().ends_with("runc") {
         skip("runc has many threads, which the tracer does not follow");
         return;
     }
-    let Some(first) = bundle(FOREVER) else { return };
+    let Some(first) = fresh() else { return };
     let total = killed_at(&prepare(&first), usize::MAX);
     assert!(total > 20, "only {total} system calls: the runtime did not run");
     drop(first);
@@ -99,7 +104,7 @@ fn survive(prepare: impl Fn(&Bundle) -> Command) {
         }
         // A stride that is coprime with the count visits all parts early, should the time run out.
         let at = ((point * 37) % POINTS) * total / POINTS + 1;
-        let Some(b) = bundle(FOREVER) else { return };
+        let Some(b) = fresh() else { return };
         killed_at(&prepare(&b), at);
         let said = b.say(&["delete", "--force", &b.id]);
         assert_eq!(said.code, 0, "killed at {at} of {total}: {said:?}");
@@ -146,4 +151,39 @@ fn delete_can_be_killed_at_any_moment() {
         b.start();
         b.command(&["delete", "--force", &b.id])
     });
+}
+
+/// A bundle whose cgroup systemd makes.
+fn by_systemd() -> Option<Bundle> {
+    if !std::path::Path::new("/run/systemd/private").exists() {
+        skip("systemd does not run here");
+        return None;
+    }
+    let mut b = bundle(FOREVER)?;
+    b.maker = vec!["--systemd-cgroup"];
+    Some(b)
+}
+
+#[test]
+fn create_by_systemd_can_be_killed_at_any_moment() {
+    survive_with(by_systemd, |b| b.launch_command("create", &[], &b.id));
+}
+
+#[test]
+fn delete_by_systemd_can_be_killed_at_any_moment() {
+    survive_with(by_systemd, |b| {
+        b.create();
+        b.command(&["delete", "--force", &b.id])
+    });
+}
+
+#[test]
+fn no_unit_is_left() {
+    let Some(b) = by_systemd() else { return };
+    let unit = format!("berth-{}.scope", b.id);
+    killed_at(&b.launch_command("create", &[], &b.id), usize::MAX);
+    let known = || support::say(Command::new("systemctl").args(["show", "-P", "LoadState", &unit])).out;
+    assert_eq!(known(), "loaded\n");
+    b.say(&["delete", "--force", &b.id]).ok();
+    assert_eq!(known(), "not-found\n");
 }

@@ -153,7 +153,7 @@ impl Runtime<'_> {
         // the container is whole: from here on it may take as long as it lives, and others must be able to stop it
         let directory = directory.unlock();
         let result = init.release().and_then(|released| {
-            released.wait_for_program()?;
+            released.wait_for_program(state.cgroup.as_ref())?;
             self.after_start(&directory, &state)?;
             let Some(signals) = signals else {
                 if let Some(relay) = &relay {
@@ -161,7 +161,13 @@ impl Runtime<'_> {
                 }
                 return Ok((0, false));
             };
-            Ok((foreground::attend(&signals, &released, terminal, relay, self.log)?, true))
+            let status = foreground::attend(&signals, &released, terminal, relay, self.log)?;
+            if status == 128 + libc::SIGKILL
+                && let Some(shortage) = state.cgroup.as_ref().and_then(cgroups::Cgroup::killed_for_memory)
+            {
+                self.log.warn(&format!("the container's process was killed: {}", shortage.why));
+            }
+            Ok((status, true))
         });
         match result {
             Ok((status, ended)) => {
@@ -211,7 +217,7 @@ impl Runtime<'_> {
         }
         let relay = notify::Relay::make(&directory, &state)?;
         let channel = gate::start(&directory)?;
-        process::wait_for_program(&channel)?;
+        process::wait_for_program(&channel, state.cgroup.as_ref())?;
         // from here on the listening socket is closed; its name is only tidied away
         directory.remove_file(gate::SOCKET).with_context(|| format!("remove {:?}", gate::SOCKET))?;
         // hooks may take their time, and the manager's READY may never come: others must be able to stop the container

@@ -101,7 +101,12 @@ pub fn text(error: &anyhow::Error) -> String {
 
 /// The innermost hint of the chain, or the one for a system call that is not there.
 pub fn hint(error: &anyhow::Error) -> Option<String> {
-    let given = error.chain().filter_map(|cause| cause.downcast_ref::<Hinted>()).last();
+    // one that was added as context is no link of the chain by its own type
+    let given = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref())
+        .last()
+        .or_else(|| error.downcast_ref::<Hinted>());
     given.map(|hinted| hinted.hint.clone()).or_else(|| {
         (errno(error) == Some(Errno::ENOSYS)).then(|| {
             "the kernel is older than 5.12, or a seccomp filter around berth hides one of its system calls".to_owned()
@@ -131,6 +136,15 @@ mod tests {
         let io = Err::<(), _>(std::io::Error::from_raw_os_error(13)).context("open \"/x\"").unwrap_err();
         assert_eq!(text(&io), "open \"/x\": permission denied");
         assert_eq!(errno(&io), Some(Errno::EACCES));
+    }
+
+    #[test]
+    fn a_hint_that_is_context_is_found_too() {
+        let hint = Hinted { message: "no such thing".to_owned(), hint: "make one".to_owned() };
+        let error = anyhow::Error::new(Errno::ENOENT).context(hint).context("create");
+        assert_eq!(text(&error), "create: no such thing: no such file or directory");
+        assert_eq!(super::hint(&error).as_deref(), Some("make one"));
+        assert_eq!(errno(&error), Some(Errno::ENOENT));
     }
 
     #[test]

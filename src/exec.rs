@@ -106,7 +106,7 @@ impl Runtime<'_> {
             socket.send(init.pidfd(), "pidfd")?;
         }
         let released = init.release()?;
-        released.wait_for_program()?;
+        released.wait_for_program(state.cgroup.as_ref())?;
         // engines take a pid file as the sign of success, so it comes after the last thing that can fail
         if let Some(path) = &pid_file {
             creation::write_pid_file(path, released.pid).inspect_err(|_| released.kill())?;
@@ -226,15 +226,16 @@ fn spawn(
     state: &State,
     program: &Program,
 ) -> Result<(Init, Option<OwnedFd>)> {
+    let cgroup = state.cgroup.as_ref();
     let (parts, ours, born_in) = kit(options, directory, state)?;
-    match process::spawn_exec(program, parts, ours, born_in.as_ref()) {
+    match process::spawn_exec(program, parts, ours, born_in.as_ref(), cgroup) {
         Err(error)
             if crate::error::errno(&error) == Some(Errno::EACCES)
-                && state.cgroup.as_ref().is_some_and(|cgroup| cgroup.unit().is_some()) =>
+                && cgroup.is_some_and(|cgroup| cgroup.unit().is_some()) =>
         {
             let (mut parts, ours, born_in) = kit(options, directory, state)?;
             parts.asks_to_enter = true;
-            Ok((process::spawn_exec(program, parts, ours, None)?, born_in))
+            Ok((process::spawn_exec(program, parts, ours, None, cgroup)?, born_in))
         }
         result => Ok((result?, None)),
     }

@@ -11,9 +11,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
-use crate::cgroups::Cgroup;
-use crate::channel::{Channel, FromInit, FromRuntime};
-use crate::error::{hinted, text};
+use crate::cgroups::{Cgroup, shortage};
+use crate::channel::{Channel, Failure, FromInit, FromRuntime};
+use crate::error::{Hinted, hinted};
 use crate::init::{self, Kit};
 use crate::namespaces::{IdMap, Kind, map_text};
 use crate::plan::{Plan, Program};
@@ -67,6 +67,7 @@ pub struct Service<'a> {
 pub fn spawn_container(plan: &Plan, kit: Kit, ours: Channel, born_in: Option<&OwnedFd>) -> Result<Init> {
     let namespaces = &plan.namespaces;
     let new = namespaces.new;
+    let cgroup = plan.cgroup.as_ref().map(crate::cgroups::Plan::cgroup);
     let must_be_born_inside = namespaces.joins(Kind::Pid)
         || namespaces.joins(Kind::User)
         || namespaces.creates(Kind::User) && !namespaces.join.is_empty()
@@ -74,19 +75,25 @@ pub fn spawn_container(plan: &Plan, kit: Kit, ours: Channel, born_in: Option<&Ow
     if must_be_born_inside {
         let preserved = plan.program.as_ref().map_or(0, |program| program.preserve_fds);
         let offsets = namespaces.time_offsets.as_deref();
-        return join_and_spawn(kit, ours, born_in, |kit| {
+        return join_and_spawn(kit, ours, born_in, cgroup, |kit| {
             init::join_then(kit, preserved, new, offsets, |kit| init::container(kit, plan))
         });
     }
-    match clone(init::cloned_at_once(new), born_in)? {
+    match clone(init::cloned_at_once(new), born_in, cgroup)? {
         Cloned::New => init::container(kit, plan),
         Cloned::Caller(pid, pidfd) => Ok(Init::new(pid, pidfd, ours)),
     }
 }
 
 /// Makes a further process of a running container.
-pub fn spawn_exec(program: &Program, kit: Kit, ours: Channel, born_in: Option<&OwnedFd>) -> Result<Init> {
-    join_and_spawn(kit, ours, born_in, |kit| {
+pub fn spawn_exec(
+    program: &Program,
+    kit: Kit,
+    ours: Channel,
+    born_in: Option<&OwnedFd>,
+    cgroup: Option<&Cgroup>,
+) -> Result<Init> {
+    join_and_spawn(kit, ours, born_in, cgroup, |kit| {
         init::join_then(kit, program.preserve_fds, 0, None, |kit| init::exec(kit, program))
     })
 }
@@ -96,9 +103,10 @@ fn join_and_spawn(
     kit: Kit,
     ours: Channel,
     born_in: Option<&OwnedFd>,
+    cgroup: Option<&Cgroup>,
     joiner: impl FnOnce(Kit),
 ) -> Result<Init> {
-    let joiner = match clone(0, born_in)? {
+    let joiner = match clone(0, born_in, cgroup)? {
         Cloned::New => {
             joiner(kit);
             exit_now(1)
@@ -110,38 +118,53 @@ fn join_and_spawn(
     let mut early = VecDeque::new();
     loop {
         if !early.is_empty() && !joiner.may_still_speak()? {
-            return Err(joiner.death(None));
+            return Err(joiner.death(cgroup));
         }
         match joiner.channel.receive::<FromInit>()? {
             Some((FromInit::Joined { pid }, Some(pidfd))) => {
                 return joiner.followed_by(Pid::from_raw(pid), pidfd, early);
             }
-            Some((FromInit::Failed(failure), _)) => return Err(failure.into()),
+            Some((FromInit::Failed(failure), _)) => return Err(failed(failure, cgroup)),
             Some((FromInit::Joined { .. }, None)) => bail!("init broke the protocol"),
             Some(message) => early.push_back(message),
-            None => return Err(joiner.death(None)),
+            None => return Err(joiner.death(cgroup)),
         }
     }
 }
 
-fn clone(namespaces: u64, born_in: Option<&OwnedFd>) -> Result<Cloned> {
-    let cloned = Clone { namespaces, cgroup: born_in.map(AsFd::as_fd), sibling: false }.run();
-    cloned.context("clone init").map_err(|error| {
-        let hint = match crate::error::errno(&error) {
-            Some(Errno::ENOSPC | Errno::EUSERS) => {
-                "a limit on namespaces is reached: see the files max_*_namespaces in /proc/sys/user"
-            }
-            Some(Errno::EPERM) => {
-                "an ordinary user needs a new user namespace in linux.namespaces, with uidMappings and gidMappings"
-            }
-            Some(Errno::EACCES) => {
-                "an ordinary user's process cannot go to another part of the cgroup tree: start berth in the part that is delegated"
-            }
-            Some(Errno::EAGAIN) => "a limit on processes is reached: pids.max of the cgroup or RLIMIT_NPROC",
-            _ => return error,
-        };
-        hinted(text(&error), hint)
-    })
+fn clone(namespaces: u64, born_in: Option<&OwnedFd>, cgroup: Option<&Cgroup>) -> Result<Cloned> {
+    let errno = match (Clone { namespaces, cgroup: born_in.map(AsFd::as_fd), sibling: false }.run()) {
+        Ok(cloned) => return Ok(cloned),
+        Err(errno) => errno,
+    };
+    if let Some(shortage) = shortage::behind(errno, cgroup) {
+        return Err(anyhow::Error::new(errno)
+            .context(Hinted { message: "clone init".to_owned(), hint: shortage.hint })
+            .context(shortage.why));
+    }
+    let hint = match errno {
+        Errno::ENOSPC | Errno::EUSERS => {
+            "a limit on namespaces is reached: see the files max_*_namespaces in /proc/sys/user"
+        }
+        Errno::EPERM => {
+            "an ordinary user needs a new user namespace in linux.namespaces, with uidMappings and gidMappings"
+        }
+        Errno::EACCES => {
+            "an ordinary user's process cannot go to another part of the cgroup tree: start berth in the part that is delegated"
+        }
+        Errno::EAGAIN => "a limit on processes is reached: pids.max of a cgroup or RLIMIT_NPROC",
+        _ => return Err(errno).context("clone init"),
+    };
+    Err(anyhow::Error::new(errno).context(Hinted { message: "clone init".to_owned(), hint: hint.to_owned() }))
+}
+
+/// What init has told, and the counter that shows what it was short of.
+fn failed(failure: Failure, cgroup: Option<&Cgroup>) -> anyhow::Error {
+    let shortage = failure.errno.and_then(|errno| shortage::behind(Errno::from_raw(errno), cgroup));
+    match shortage {
+        Some(shortage) => hinted(format!("{}: {}", failure.text, shortage.why), shortage.hint),
+        None => failure.into(),
+    }
 }
 
 impl Init {
@@ -213,7 +236,7 @@ impl Init {
                 (FromInit::Console { number }, Some(master)) => (service.console)(master, number)?,
                 (FromInit::Warn(warning), _) => (service.warn)(&warning),
                 (FromInit::Ready, _) => return Ok(()),
-                (FromInit::Failed(failure), _) => return Err(failure.into()),
+                (FromInit::Failed(failure), _) => return Err(failed(failure, cgroup)),
                 (FromInit::Joined { .. } | FromInit::Console { .. }, _) => bail!("init broke the protocol"),
             }
         }
@@ -238,12 +261,9 @@ impl Init {
             Ok(WaitStatus::Exited(_, code)) => format!("ended with status {code}"),
             _ => "ended".to_owned(),
         };
-        match cgroup.and_then(Cgroup::oom_kills) {
-            Some(kills) if kills > 0 => hinted(
-                format!("container init {fate}: out of memory (the cgroup counts {kills} such kills)"),
-                "raise linux.resources.memory.limit",
-            ),
-            _ => anyhow::anyhow!("container init {fate} before it was ready"),
+        match cgroup.and_then(Cgroup::killed_for_memory) {
+            Some(shortage) => hinted(format!("container init {fate}: {}", shortage.why), shortage.hint),
+            None => anyhow::anyhow!("container init {fate} before it was ready"),
         }
     }
 }
@@ -260,8 +280,8 @@ pub struct Released {
 
 impl Released {
     /// Waits until the program runs; an error when it cannot.
-    pub fn wait_for_program(&self) -> Result<()> {
-        wait_for_program(&self.channel)
+    pub fn wait_for_program(&self, cgroup: Option<&Cgroup>) -> Result<()> {
+        wait_for_program(&self.channel, cgroup)
     }
 
     /// Ends it, and whatever it runs by now.
@@ -274,9 +294,9 @@ impl Released {
 }
 
 /// The end of file says that the program runs (or that init has died); a failure comes before it.
-pub fn wait_for_program(channel: &Channel) -> Result<()> {
+pub fn wait_for_program(channel: &Channel, cgroup: Option<&Cgroup>) -> Result<()> {
     match channel.receive::<FromInit>()? {
-        Some((FromInit::Failed(failure), _)) => Err(failure.into()),
+        Some((FromInit::Failed(failure), _)) => Err(failed(failure, cgroup)),
         Some(_) => bail!("init broke the protocol"),
         None => Ok(()),
     }
@@ -340,6 +360,7 @@ fn map_with(program: &str, pid: Pid, map: &[IdMap]) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::error::text;
 
     /// Nothing but the channel.
     fn kit(channel: Channel) -> Kit {
@@ -370,7 +391,7 @@ mod tests {
         theirs.send(&warning, None).unwrap();
         theirs.send(&FromInit::Joined { pid: pid.as_raw() }, Some(pidfd.as_fd())).unwrap();
         theirs.send(&FromInit::Ready, None).unwrap();
-        let mut init = join_and_spawn(kit(theirs), ours, None, |_| exit_now(0)).unwrap();
+        let mut init = join_and_spawn(kit(theirs), ours, None, None, |_| exit_now(0)).unwrap();
         assert_eq!(init.pid, pid);
         let mut warnings = Vec::new();
         init.serve(
@@ -394,7 +415,7 @@ mod tests {
         // as of a process that it has made and that waits for an answer
         let held = Channel::from_fd(theirs.fd().try_clone().unwrap());
         held.send(&FromInit::Ready, None).unwrap();
-        let error = join_and_spawn(kit(theirs), ours, None, |_| exit_now(3)).unwrap_err();
+        let error = join_and_spawn(kit(theirs), ours, None, None, |_| exit_now(3)).unwrap_err();
         assert_eq!(text(&error), "container init ended with status 3 before it was ready");
     }
 }

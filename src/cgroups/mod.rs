@@ -16,6 +16,7 @@ pub mod property;
 mod removal;
 pub mod resources;
 mod rights;
+pub mod shortage;
 pub mod stats;
 pub mod systemd;
 mod update;

@@ -2,14 +2,13 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use nix::unistd::Pid;
 
-use crate::cgroups::{self, Cgroup, Claim, Mark};
+use crate::cgroups::{self, Cgroup, Claim, Entry, Mark};
 use crate::channel::Channel;
 use crate::config::{self, Config};
 use crate::error::{hinted, text};
@@ -68,6 +67,36 @@ struct Undo<'l> {
     pid_file: Option<PathBuf>,
     /// Hooks that end what others have begun, and their input (runtime-spec, lifecycle: a failing hook leads to step 12).
     poststop: Option<(Vec<Hook>, Vec<u8>)>,
+}
+
+impl<'l> Undo<'l> {
+    fn nothing(log: &'l Log) -> Self {
+        Self {
+            log,
+            directory: None,
+            host_mounts: None,
+            cgroup: None,
+            claim: None,
+            init: None,
+            pid_file: None,
+            poststop: None,
+        }
+    }
+
+    fn directory(&self) -> Result<&Directory> {
+        self.directory.as_ref().context("the container was lost while it was made")
+    }
+
+    /// The container is whole: nothing is taken back.
+    fn release(mut self, state: State, terminal: Option<Relay>) -> Result<Made> {
+        match (self.directory.take(), self.init.take()) {
+            (Some(directory), Some(init)) => {
+                (self.cgroup, self.host_mounts, self.pid_file, self.poststop) = (None, None, None, None);
+                Ok(Made { directory, state, init, terminal })
+            }
+            _ => bail!("the container was lost while it was made"),
+        }
+    }
 }
 
 impl Drop for Undo<'_> {
@@ -144,159 +173,204 @@ pub fn make(
     root: &Root,
     options: &CreateOptions,
     purpose: Purpose,
-    mut request: Request,
+    request: Request,
     host: &Host,
     mark: &Mark,
     log: &Log,
 ) -> Result<Made> {
-    let id = request.id.clone();
-    state::check_id(&id)?;
-    let notify_socket = std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from);
-    let notify_directory = notify_socket.as_ref().map(|_| root.path_of(&id).join(notify::DIRECTORY));
-    // relative paths are the caller's; reading the bundle changes the working directory
-    let pid_file = options.pid_file.as_deref().map(std::path::absolute).transpose().context("--pid-file")?;
-    let console = options
-        .console_socket
-        .as_deref()
-        .map(|path| Receiver::connect("--console-socket", path))
-        .transpose()?;
-    let pidfd_socket =
-        options.pidfd_socket.as_deref().map(|path| Receiver::connect("--pidfd-socket", path)).transpose()?;
-    request.no_pivot = options.no_pivot;
-    request.no_new_keyring = options.no_new_keyring;
-    let mut findings = Findings::default();
-    let (config, plan) = self::plan(
-        &options.bundle,
-        options.config.as_deref(),
-        request,
-        host,
-        notify_directory.as_deref(),
-        &mut findings,
-    )?;
-    check_terminal(
-        plan.program.as_ref().is_some_and(|program| program.terminal),
-        console.is_some(),
-        purpose,
-    )?;
-    accept(&findings, log)?;
-    if purpose != Purpose::Later && plan.program.is_none() {
-        bail!("config.json has no process: there is nothing to run");
-    }
-
-    let mut undo = Undo {
-        log,
-        directory: None,
-        host_mounts: None,
-        cgroup: None,
-        claim: None,
-        init: None,
-        pid_file: None,
-        poststop: None,
-    };
-    let directory: &Directory = undo.directory.insert(root.claim(&id)?);
-    if let Some(cgroup) = &plan.cgroup {
-        // before it is noted as ours: what lives there is not to be killed by a later clean-up
-        cgroup.check_unused()?;
-    }
-    let mut state = new_state(&plan, &config, notify_socket)?;
-    directory.save(&state)?;
-    directory.save_config(&config.text)?;
-    if notify_directory.is_some() {
-        notify::make_directory(directory)?;
-    }
-    let seccomp = compile(root, directory, &plan)?;
-    // systemd makes a cgroup around a process, so that one has to wait for init
-    let ours_to_make = plan.cgroup.as_ref().filter(|cgroup| !cgroup.is_by_systemd());
-    if let Some(cgroup) = ours_to_make {
-        // undoes itself when it fails, and then what is there is somebody else's
-        undo.claim.insert(cgroup.create()?).mark(mark);
-        undo.cgroup = Some(cgroup.cgroup().clone());
-    }
-    let entry = ours_to_make.map(|cgroup| cgroup.cgroup().entry()).transpose()?;
-    let (tasks, born_in) = entry.map(|entry| (entry.tasks, entry.directory)).unwrap_or_default();
-    let (ours, theirs) = Channel::pair()?;
-    let joins = plan.namespaces.join.iter();
-    let kit = Kit {
-        channel: theirs,
-        tasks,
-        asks_to_enter: plan.cgroup.is_some() && ours_to_make.is_none(),
-        joins: joins.map(|join| Ok((join.kind, namespaces::open_join(join)?))).collect::<Result<_>>()?,
-        gate: (purpose == Purpose::Later).then(|| gate::make(directory)).transpose()?,
-        seccomp,
-        container: None,
-        root: None,
-    };
-    if state.host_mounts {
-        undo.host_mounts = Some(state.rootfs.clone());
-    }
-    if !plan.hooks.poststop.is_empty() {
-        undo.poststop = Some((plan.hooks.poststop.clone(), state.for_hooks(Status::Stopped)));
-    }
-    let init = undo.init.insert(process::spawn_container(&plan, kit, ours, born_in.as_ref())?);
-    let pid = init.pid;
-    // init is mounting meanwhile
-    if let Some(cgroup) = ours_to_make {
-        apply(cgroup, log)?;
-        cgroup.cgroup().mark(mark);
-    }
-    if let Some(adj) = plan.program.as_ref().and_then(|program| program.oom_score_adj) {
-        resource_limits::apply_oom_score(pid, adj)?;
-    }
-    let mut terminal = None;
-    init.serve(
-        &mut Service {
-            enter: &mut |pid| {
-                let (Some(cgroup), Some(manager)) = (&plan.cgroup, &host.systemd) else {
-                    bail!("there is no cgroup to enter")
-                };
-                cgroup.create_unit(manager, pid)?;
-                cgroup.cgroup().mark(mark);
-                undo.cgroup = Some(cgroup.cgroup().clone());
-                apply(cgroup, log)
-            },
-            maps: (&plan.namespaces.uid_map, &plan.namespaces.gid_map),
-            mount: &mut |index| rootfs::clone_source(&plan.rootfs, index).map(Into::into),
-            hooks: &mut || run_early_hooks(&plan, pid),
-            console: &mut |fd, number| match &console {
-                Some(socket) => socket.send(fd.as_fd(), &format!("/dev/pts/{number}")),
-                None => {
-                    // before the program can write its first line
-                    terminal = Some(Relay::new(fd)?);
-                    Ok(())
-                }
-            },
-            warn: &mut |warning| log.warn(warning),
-        },
-        plan.cgroup.as_ref().map(cgroups::Plan::cgroup),
-    )?;
-    if let Some(program) = &plan.program {
-        // last, so that a low limit does not hinder init, and by us, who may raise what a user namespace may not
-        resource_limits::apply(pid, &program.limits)?;
-    }
-    if let Some(socket) = &pidfd_socket {
-        socket.send(init.pidfd(), "pidfd")?;
-    }
-    state.init = Some(Process::find(pid)?);
-    directory.save(&state)?;
-    if let Some(path) = &pid_file {
-        undo.pid_file = Some(path.clone());
-        write_pid_file(path, pid)?;
-    }
-    match (undo.directory.take(), undo.init.take()) {
-        (Some(directory), Some(init)) => {
-            (undo.cgroup, undo.host_mounts, undo.pid_file, undo.poststop) = (None, None, None, None);
-            Ok(Made { directory, state, init, terminal })
-        }
-        _ => bail!("the container was lost while it was made"),
-    }
+    let making = Making::decide(root, options, purpose, request, (host, mark, log))?;
+    let mut undo = Undo::nothing(log);
+    let mut state = making.claim(root, &mut undo)?;
+    let seccomp = making.compile_filter(root, &undo)?;
+    let entry = making.make_cgroup(&mut undo)?;
+    making.spawn(&state, seccomp, entry, &mut undo)?;
+    let terminal = making.serve(&mut undo)?;
+    making.commit(&mut state, &mut undo)?;
+    undo.release(state, terminal)
 }
 
-/// Writes the limits, and tells of those that this kernel has not.
-fn apply(cgroup: &cgroups::Plan, log: &Log) -> Result<()> {
-    for warning in cgroup.apply()? {
-        log.warn(&format!("{}: {}", warning.field, warning.why));
+/// What has been decided about a container, and what its making needs besides.
+struct Making<'a> {
+    plan: Plan,
+    config: Config,
+    purpose: Purpose,
+    host: &'a Host,
+    mark: &'a Mark,
+    log: &'a Log,
+    pid_file: Option<PathBuf>,
+    console: Option<Receiver>,
+    pidfd_socket: Option<Receiver>,
+    notify_socket: Option<PathBuf>,
+}
+
+impl<'a> Making<'a> {
+    /// Everything that can be refused is refused here.
+    fn decide(
+        root: &Root,
+        options: &CreateOptions,
+        purpose: Purpose,
+        mut request: Request,
+        (host, mark, log): (&'a Host, &'a Mark, &'a Log),
+    ) -> Result<Self> {
+        state::check_id(&request.id)?;
+        let notify_socket =
+            std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from);
+        let notify_directory =
+            notify_socket.as_ref().map(|_| root.path_of(&request.id).join(notify::DIRECTORY));
+        // relative paths are the caller's; reading the bundle changes the working directory
+        let pid_file =
+            options.pid_file.as_deref().map(std::path::absolute).transpose().context("--pid-file")?;
+        let console = Receiver::connect_if("--console-socket", options.console_socket.as_deref())?;
+        let pidfd_socket = Receiver::connect_if("--pidfd-socket", options.pidfd_socket.as_deref())?;
+        request.no_pivot = options.no_pivot;
+        request.no_new_keyring = options.no_new_keyring;
+        let mut findings = Findings::default();
+        let (config, plan) = self::plan(
+            &options.bundle,
+            options.config.as_deref(),
+            request,
+            host,
+            notify_directory.as_deref(),
+            &mut findings,
+        )?;
+        let terminal = plan.program.as_ref().is_some_and(|program| program.terminal);
+        check_terminal(terminal, console.is_some(), purpose)?;
+        accept(&findings, log)?;
+        if purpose != Purpose::Later && plan.program.is_none() {
+            bail!("config.json has no process: there is nothing to run");
+        }
+        Ok(Self { plan, config, purpose, host, mark, log, pid_file, console, pidfd_socket, notify_socket })
     }
-    Ok(())
+
+    /// Takes the id, and notes what will be made before it is.
+    fn claim(&self, root: &Root, undo: &mut Undo<'_>) -> Result<State> {
+        let directory: &Directory = undo.directory.insert(root.claim(&self.plan.id)?);
+        if let Some(cgroup) = &self.plan.cgroup {
+            // before it is noted as ours: what lives there is not to be killed by a later clean-up
+            cgroup.check_unused()?;
+        }
+        let state = new_state(&self.plan, &self.config, self.notify_socket.clone())?;
+        directory.save(&state)?;
+        directory.save_config(&self.config.text)?;
+        if self.notify_socket.is_some() {
+            notify::make_directory(directory)?;
+        }
+        Ok(state)
+    }
+
+    fn compile_filter(&self, root: &Root, undo: &Undo<'_>) -> Result<Option<(Vec<Instruction>, u64)>> {
+        compile(root, undo.directory()?, &self.plan)
+    }
+
+    /// systemd makes a cgroup around a process, so that one has to wait for init.
+    fn cgroup_of_ours(&self) -> Option<&cgroups::Plan> {
+        self.plan.cgroup.as_ref().filter(|cgroup| !cgroup.is_by_systemd())
+    }
+
+    fn make_cgroup(&self, undo: &mut Undo<'_>) -> Result<Entry> {
+        let Some(cgroup) = self.cgroup_of_ours() else { return Ok(Entry::default()) };
+        // undoes itself when it fails, and then what is there is somebody else's
+        undo.claim.insert(cgroup.create()?).mark(self.mark);
+        undo.cgroup = Some(cgroup.cgroup().clone());
+        cgroup.cgroup().entry()
+    }
+
+    fn spawn(
+        &self,
+        state: &State,
+        seccomp: Option<(Vec<Instruction>, u64)>,
+        entry: Entry,
+        undo: &mut Undo<'_>,
+    ) -> Result<()> {
+        let (ours, theirs) = Channel::pair()?;
+        let joins = self.plan.namespaces.join.iter();
+        let directory = undo.directory()?;
+        let kit = Kit {
+            channel: theirs,
+            tasks: entry.tasks,
+            asks_to_enter: self.plan.cgroup.as_ref().is_some_and(cgroups::Plan::is_by_systemd),
+            joins: joins.map(|join| Ok((join.kind, namespaces::open_join(join)?))).collect::<Result<_>>()?,
+            gate: (self.purpose == Purpose::Later).then(|| gate::make(directory)).transpose()?,
+            seccomp,
+            container: None,
+            root: None,
+        };
+        if state.host_mounts {
+            undo.host_mounts = Some(state.rootfs.clone());
+        }
+        if !self.plan.hooks.poststop.is_empty() {
+            undo.poststop = Some((self.plan.hooks.poststop.clone(), state.for_hooks(Status::Stopped)));
+        }
+        undo.init = Some(process::spawn_container(&self.plan, kit, ours, entry.directory.as_ref())?);
+        Ok(())
+    }
+
+    /// Limits the container and does what its init asks for, until that is ready.
+    fn serve(&self, undo: &mut Undo<'_>) -> Result<Option<Relay>> {
+        let Undo { init: Some(init), cgroup: claimed, .. } = undo else {
+            bail!("the container was lost while it was made")
+        };
+        let (plan, pid) = (&self.plan, init.pid);
+        // init is mounting meanwhile
+        if let Some(cgroup) = self.cgroup_of_ours() {
+            self.limit(cgroup)?;
+        }
+        if let Some(adj) = plan.program.as_ref().and_then(|program| program.oom_score_adj) {
+            resource_limits::apply_oom_score(pid, adj)?;
+        }
+        let mut terminal = None;
+        init.serve(
+            &mut Service {
+                enter: &mut |pid| {
+                    let (Some(cgroup), Some(manager)) = (&plan.cgroup, &self.host.systemd) else {
+                        bail!("there is no cgroup to enter")
+                    };
+                    cgroup.create_unit(manager, pid)?;
+                    *claimed = Some(cgroup.cgroup().clone());
+                    self.limit(cgroup)
+                },
+                maps: (&plan.namespaces.uid_map, &plan.namespaces.gid_map),
+                mount: &mut |index| rootfs::clone_source(&plan.rootfs, index).map(Into::into),
+                hooks: &mut || run_early_hooks(plan, pid),
+                console: &mut |master, number| {
+                    // before the program can write its first line
+                    terminal = Receiver::hand_over(self.console.as_ref(), master, number)?;
+                    Ok(())
+                },
+                warn: &mut |warning| self.log.warn(warning),
+            },
+            plan.cgroup.as_ref().map(cgroups::Plan::cgroup),
+        )?;
+        if let Some(program) = &plan.program {
+            // last, so that a low limit does not hinder init, and by us, who may raise what a user namespace may not
+            resource_limits::apply(pid, &program.limits)?;
+        }
+        Ok(terminal)
+    }
+
+    /// Writes the limits, tells of those that this kernel has not, and names the container on its cgroup.
+    fn limit(&self, cgroup: &cgroups::Plan) -> Result<()> {
+        for warning in cgroup.apply()? {
+            self.log.warn(&format!("{}: {}", warning.field, warning.why));
+        }
+        cgroup.cgroup().mark(self.mark);
+        Ok(())
+    }
+
+    /// From here on others see it.
+    fn commit(&self, state: &mut State, undo: &mut Undo<'_>) -> Result<()> {
+        let Some(init) = &undo.init else { bail!("the container was lost while it was made") };
+        if let Some(socket) = &self.pidfd_socket {
+            socket.send(init.pidfd(), "pidfd")?;
+        }
+        state.init = Some(Process::find(init.pid)?);
+        undo.directory()?.save(state)?;
+        if let Some(path) = &self.pid_file {
+            undo.pid_file = Some(path.clone());
+            write_pid_file(path, init.pid)?;
+        }
+        Ok(())
+    }
 }
 
 /// A terminal needs somebody who takes it, and a console socket a terminal.

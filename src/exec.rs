@@ -26,7 +26,7 @@ use crate::plan::{self, Program, Request};
 use crate::process::{self, Init, Service};
 use crate::resource_limits;
 use crate::state::{Directory, State, Status};
-use crate::terminal::{Receiver, Relay};
+use crate::terminal::Receiver;
 
 impl Runtime<'_> {
     /// Runs a further process. The answer is the exit status: the program's, or 0 when it is left alone.
@@ -42,16 +42,8 @@ impl Runtime<'_> {
         }
         let pid_file =
             options.pid_file.as_deref().map(std::path::absolute).transpose().context("--pid-file")?;
-        let console = options
-            .console_socket
-            .as_deref()
-            .map(|path| Receiver::connect("--console-socket", path))
-            .transpose()?;
-        let pidfd_socket = options
-            .pidfd_socket
-            .as_deref()
-            .map(|path| Receiver::connect("--pidfd-socket", path))
-            .transpose()?;
+        let console = Receiver::connect_if("--console-socket", options.console_socket.as_deref())?;
+        let pidfd_socket = Receiver::connect_if("--pidfd-socket", options.pidfd_socket.as_deref())?;
 
         let mut findings = Findings::default();
         let (process, prefix) = describe(options, &directory, &mut findings)?;
@@ -89,13 +81,10 @@ impl Runtime<'_> {
                 maps: (&[], &[]),
                 mount: &mut |_| bail!("exec mounts nothing"),
                 hooks: &mut || bail!("exec has no hooks"),
-                console: &mut |fd, number| match &console {
-                    Some(socket) => socket.send(fd.as_fd(), &format!("/dev/pts/{number}")),
-                    None => {
-                        // before the program can write its first line
-                        terminal = Some(Relay::new(fd)?);
-                        Ok(())
-                    }
+                console: &mut |master, number| {
+                    // before the program can write its first line
+                    terminal = Receiver::hand_over(console.as_ref(), master, number)?;
+                    Ok(())
                 },
                 warn: &mut |warning| self.log.warn(warning),
             },

@@ -45,6 +45,19 @@ impl Receiver {
         Ok(Self { socket, option, path: path.to_owned() })
     }
 
+    /// The same when there is a path.
+    pub fn connect_if(option: &'static str, path: Option<&Path>) -> Result<Option<Self>> {
+        path.map(|path| Self::connect(option, path)).transpose()
+    }
+
+    /// Gives the master of `/dev/pts/NUMBER` to whoever waits for it, or else to us for the foreground.
+    pub fn hand_over(console: Option<&Self>, master: OwnedFd, number: u32) -> Result<Option<Relay>> {
+        match console {
+            Some(socket) => socket.send(master.as_fd(), &format!("/dev/pts/{number}")).map(|()| None),
+            None => Relay::new(master).map(Some),
+        }
+    }
+
     /// Sends one message with one descriptor. The text must not be empty: a stream would drop the descriptor.
     pub fn send(&self, fd: BorrowedFd<'_>, text: &str) -> Result<()> {
         let fds = [fd.as_raw_fd()];

@@ -19,6 +19,7 @@ use crate::gate;
 use crate::hooks::{self, Hooks};
 use crate::host::Host;
 use crate::log::Log;
+use crate::members;
 use crate::notify;
 use crate::options::{
     CgroupDriver, CheckOptions, CreateOptions, DeleteOptions, GlobalOptions, KillOptions, Rootless,
@@ -283,7 +284,7 @@ impl Runtime<'_> {
         if options.all {
             return match &state.cgroup {
                 Some(cgroup) => cgroup.signal_all(options.signal),
-                None => pidfd.map_or(Ok(()), |pidfd| signal(pidfd.as_fd(), options.signal)),
+                None => members::signal_all(&state, options.signal),
             };
         }
         let Some(pidfd) = pidfd.filter(|_| status.is_alive()) else { return Err(NotRunning.into()) };
@@ -291,6 +292,9 @@ impl Runtime<'_> {
             // without a PID namespace of its own, the end of init does not end the others
             Some(cgroup) if options.signal == libc::SIGKILL && !state.own_pid_namespace => {
                 cgroup.signal_all(options.signal)
+            }
+            None if options.signal == libc::SIGKILL && !state.own_pid_namespace => {
+                members::signal_all(&state, options.signal)
             }
             // init ends after all others, also after one that stands still in a cgroup below
             Some(cgroup) if options.signal == libc::SIGKILL => {
@@ -402,6 +406,10 @@ impl Runtime<'_> {
         let (directory, state) = self.find_settled(id)?;
         match directory.status(&state)? {
             Status::Paused => with_cgroup(&state)?.thaw(),
+            status @ (Status::Running | Status::Created) => {
+                with_cgroup(&state)?;
+                bail!("container not paused: {}", status.name())
+            }
             status => bail!("container not paused: {}", status.name()),
         }
     }
@@ -410,10 +418,9 @@ impl Runtime<'_> {
     pub fn processes(&self, id: &str) -> Result<Vec<Pid>> {
         let directory = self.find(id)?;
         let state = directory.state()?;
-        match (&state.cgroup, state.init) {
-            (Some(cgroup), _) => cgroup.processes(),
-            (None, Some(init)) if init.open()?.is_some() => Ok(vec![Pid::from_raw(init.pid)]),
-            (None, _) => Ok(Vec::new()),
+        match &state.cgroup {
+            Some(cgroup) => cgroup.processes(),
+            None => members::of(&state),
         }
     }
 
@@ -490,7 +497,15 @@ fn open_init(state: &State) -> Result<Option<OwnedFd>> {
 }
 
 pub(crate) fn with_cgroup(state: &State) -> Result<&crate::cgroups::Cgroup> {
-    state.cgroup.as_ref().context("the container has no cgroup of its own (--cgroup-manager disabled)")
+    state.cgroup.as_ref().ok_or_else(no_cgroup)
+}
+
+/// Why something cannot be done to a container that is in its creator's cgroup.
+pub(crate) fn no_cgroup() -> anyhow::Error {
+    hinted(
+        "the container has no cgroup of its own",
+        "it was made with --cgroup-manager disabled, or by a user who may not make cgroups",
+    )
 }
 
 fn saved_hooks(directory: &Directory) -> Result<Hooks> {
@@ -524,7 +539,7 @@ fn kill_all(state: &State) -> Result<()> {
             cgroup.thaw_to_kill()?;
         }
         (Some(cgroup), _) => cgroup.signal_all(libc::SIGKILL)?,
-        (None, Some(pidfd)) => signal(pidfd.as_fd(), libc::SIGKILL)?,
+        (None, Some(_)) => members::signal_all(state, libc::SIGKILL)?,
         (None, None) => {}
     }
     let Some(pidfd) = pidfd else { return Ok(()) };

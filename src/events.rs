@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::cgroups::Cgroup;
 use crate::cgroups::oom::OomWatch;
 use crate::cgroups::stats::Stats;
-use crate::container::Runtime;
+use crate::container::{Runtime, with_cgroup};
 use crate::options::EventsOptions;
 use crate::state::{Process, State};
 
@@ -88,8 +88,7 @@ impl Runtime<'_> {
     /// container ends or its reader is gone.
     pub fn events(&self, options: &EventsOptions, print: &mut dyn FnMut(&str) -> IoResult<()>) -> Result<()> {
         let (state, init, pidfd) = self.alive(&options.id)?;
-        let cgroup =
-            state.cgroup.as_ref().context("the container has no cgroup of its own: nothing counts for it")?;
+        let cgroup = with_cgroup(&state).context("nothing counts for it")?;
         let printed = if options.stats {
             print(&stats_line(&options.id, cgroup, init)?)
         } else {

@@ -13,7 +13,7 @@ use oci_spec::runtime::{Capabilities, Capability, LinuxCapabilities, Process, Us
 use crate::cgroups::{Entry, parse_exec_cgroup};
 use crate::channel::Channel;
 use crate::config;
-use crate::container::{Runtime, check_inherited, listen_fds};
+use crate::container::{Runtime, check_inherited, listen_fds, no_cgroup};
 use crate::creation::{self, Purpose, accept, check_terminal};
 use crate::credentials::parse_user;
 use crate::error::phrases;
@@ -241,6 +241,7 @@ fn kit(
     let sub = if options.cgroups.is_empty() { None } else { Some(parse_exec_cgroup(&options.cgroups)?) };
     let entry = match &state.cgroup {
         Some(cgroup) => cgroup.entry_for_exec(pid, sub.as_deref())?,
+        None if sub.is_some() => return Err(no_cgroup().context("--cgroup")),
         None => Entry::default(),
     };
     let root = if state.namespaces & Kind::Mount.flag() == 0 {

@@ -26,6 +26,7 @@ pub mod known;
 pub mod listing;
 pub mod log;
 mod lost;
+mod members;
 pub mod mountinfo;
 pub mod mounts;
 pub mod namespaces;

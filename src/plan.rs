@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxSeccomp, Process, Spec};
+use oci_spec::runtime::{LinuxResources, LinuxSeccomp, Process, Spec};
 
 use crate::cgroups::{self, Denial, Maker};
 use crate::credentials::{self, Credentials};
@@ -224,6 +224,10 @@ fn cgroup(
     namespaces: &namespaces::Plan,
     findings: &mut Findings,
 ) -> Option<cgroups::Plan> {
+    if request.no_cgroup && asks_for_limits(spec) {
+        findings
+            .warn("linux.resources", "not applied: with --cgroup-manager disabled nothing keeps the limits");
+    }
     let mut cgroup = cgroup_of(spec, request, host, findings)?;
     if let Some(owner) = cgroup_owner(spec, namespaces) {
         cgroup.delegate(owner);
@@ -244,6 +248,15 @@ fn cgroup_of(spec: &Spec, request: &Request, host: &Host, findings: &mut Finding
     let linux = spec.linux().as_ref();
     (!request.no_cgroup)
         .then(|| cgroups::plan(&host.layout, &request.id, linux, host.rootless, maker, findings))
+}
+
+/// Whether `linux.resources` has more than device rules, which every engine gives.
+fn asks_for_limits(spec: &Spec) -> bool {
+    spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()).is_some_and(|resources| {
+        let mut limits = resources.clone();
+        limits.set_devices(None);
+        limits != LinuxResources::default()
+    })
 }
 
 /// Looks at what this user may not do where the container's cgroup is to be: a fact to plan with. None for the host's root.

@@ -9,7 +9,7 @@ use nix::errno::Errno;
 
 use super::devices::{self, Line};
 use super::directory::{open_directory, read_file};
-use super::{Cgroup, plan};
+use super::{Cgroup, v1};
 use crate::error::hinted;
 use crate::sys::bpf::{self, Extended};
 
@@ -207,7 +207,7 @@ fn write_rules(cgroup: &Cgroup, place: usize, lines: &[Line]) -> Result<Rules> {
             )
         })?;
     }
-    let result = plan::write_devices(path, &lines);
+    let result = v1::write_devices(path, &lines);
     if freeze {
         result.and(cgroup.thaw())?;
     } else {

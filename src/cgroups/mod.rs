@@ -9,6 +9,7 @@ mod earlier;
 mod freezer;
 mod killing;
 pub mod layout;
+mod making;
 mod mark;
 pub mod oom;
 mod plan;

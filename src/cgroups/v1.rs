@@ -1,4 +1,4 @@
-//! What is peculiar to cgroup v1: cpusets that start empty, and the freezer.
+//! What is peculiar to cgroup v1: cpusets that start empty, the freezer, and device rules as lines.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+use nix::fcntl::OFlag;
 
-use super::directory::{open_directory, read_value, tick, write_file};
+use super::devices::Line;
+use super::directory::{open_directory, open_file, read_value, tick, write_all, write_file};
 
 /// The freezer of an idle machine answers at once; a process in uninterruptible sleep can make it take for ever.
 const FREEZE_TIME: Duration = Duration::from_secs(2);
@@ -71,4 +73,20 @@ pub fn freeze(freezer: BorrowedFd<'_>) -> Result<()> {
 
 fn thaw(freezer: BorrowedFd<'_>) -> Result<()> {
     write_file(freezer, "freezer.state", "THAWED").context("write \"THAWED\" to freezer.state")
+}
+
+/// Writes device rules of v1, one line a write.
+pub fn write_devices(path: &Path, lines: &[Line]) -> Result<()> {
+    let directory = open_directory(path).with_context(|| format!("open {}", path.display()))?;
+    let open = |file: &str| {
+        open_file(directory.as_fd(), file, OFlag::O_WRONLY)
+            .with_context(|| format!("open {}", path.join(file).display()))
+    };
+    let (allow, deny) = (open("devices.allow")?, open("devices.deny")?);
+    for line in lines {
+        let (file, name) = if line.allow { (&allow, "devices.allow") } else { (&deny, "devices.deny") };
+        write_all(file.as_fd(), &line.text)
+            .with_context(|| format!("write {:?} to {}", line.text, path.join(name).display()))?;
+    }
+    Ok(())
 }

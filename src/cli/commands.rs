@@ -420,11 +420,6 @@ pub(super) static COMMANDS: &[(&str, &[Entry])] = &[
                 .examples(
                     "Examples:\n  berth ps web\n  berth ps web -o pid,ppid,args      any options of ps(1)",
                 ),
-        ],
-    ),
-    (
-        "Usage",
-        &[
             Entry::new("stats", "Show what containers use")
                 .arguments(&[CONTAINERS])
                 .options(&[&[

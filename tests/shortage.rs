@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
-use support::{Bundle, Said, bundle, cgroup_of, only_berth, shell, unique};
+use support::{Bundle, Said, bundle, cgroup_of, only_berth, only_v2, shell, unique};
 
 const FOREVER: &str = "exec sleep 1000";
 
@@ -41,7 +41,9 @@ struct Small(PathBuf);
 
 impl Small {
     fn with_pids(limit: u32) -> Self {
-        let parent = cgroup_of(1, "pids").unwrap();
+        // a service manager has its own processes where process 1 is
+        let top = PathBuf::from("/sys/fs/cgroup");
+        let parent = if only_v2() { top } else { cgroup_of(1, "pids").unwrap() };
         let path = parent.join(unique("bt-small"));
         fs::create_dir(&path).unwrap();
         fs::write(path.join("pids.max"), limit.to_string()).unwrap();

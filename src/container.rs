@@ -97,7 +97,14 @@ impl Runtime<'_> {
     fn host_for_creation(&self) -> Result<Host> {
         let mut host = self.host()?;
         if self.global.cgroup_driver == CgroupDriver::Systemd {
-            host.systemd = Some(Manager::connect(host.rootless)?);
+            host.systemd = Some(Manager::connect(host.rootless).map_err(|error| {
+                let hint = if host.rootless {
+                    "log in through systemd-logind, or enable lingering (loginctl enable-linger); without systemd, leave the option out"
+                } else {
+                    "this host may not have been booted with systemd; leave the option out (engines: cgroup driver \"cgroupfs\")"
+                };
+                hinted(format!("--systemd-cgroup: {}", text(&error)), hint)
+            })?);
         }
         Ok(host)
     }

@@ -112,14 +112,7 @@ impl Manager {
         if reasons.is_empty() {
             reasons.push("XDG_RUNTIME_DIR is not set".to_owned());
         }
-        Err(hinted(
-            format!("--systemd-cgroup: cannot reach the {whose} systemd: {}", reasons.join("; ")),
-            if user {
-                "log in through systemd-logind, or enable lingering (loginctl enable-linger); without systemd, leave the option out"
-            } else {
-                "this host may not have been booted with systemd; leave the option out (engines: cgroup driver \"cgroupfs\")"
-            },
-        ))
+        bail!("cannot reach the {whose} systemd: {}", reasons.join("; "))
     }
 
     fn read(bus: Bus, user: bool, deadline: Instant) -> Result<Self> {

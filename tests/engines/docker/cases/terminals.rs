@@ -49,7 +49,8 @@ fn size(scene: &Scene) -> Result<Outcome> {
 
 fn interrupt(scene: &Scene) -> Result<Outcome> {
     let mut terminal = shell(scene, "interrupted")?;
-    terminal.types("echo begun; sleep 1000; echo status=$?\n")?;
+    // said by the command itself, which is then the one that the keys go to
+    terminal.types("sh -c 'echo begun; exec sleep 1000'; echo status=$?\n")?;
     terminal.shows("the command's begin", |line| line == "begun")?;
     terminal.types("\x03")?;
     terminal.prompts()?;

@@ -72,6 +72,7 @@ pub fn load_process(path: &Path, findings: &mut Findings) -> Result<Process> {
     let text = read(path)?;
     let mend = |value: &mut Value, findings: &mut Findings| {
         complete(value);
+        complete_scheduling(value);
         unknown_capabilities_of(value, "", findings);
     };
     decode(&text, mend, findings).with_context(|| format!("--process {path:?}"))
@@ -113,6 +114,7 @@ fn parse(text: &[u8], findings: &mut Findings) -> Result<Spec> {
         |value, findings| {
             if let Some(process) = value.get_mut("process") {
                 complete(process);
+                complete_scheduling(process);
                 unknown_capabilities_of(process, "process.", findings);
             }
         },
@@ -126,6 +128,21 @@ fn parse(text: &[u8], findings: &mut Findings) -> Result<Spec> {
     }
     check_version(spec.version(), findings);
     Ok(spec)
+}
+
+/// The specification's names of two flags are not those of the type that reads them; an empty list of CPUs is none.
+fn complete_scheduling(process: &mut Value) {
+    let flags = process.pointer_mut("/scheduler/flags").and_then(Value::as_array_mut);
+    for flag in flags.into_iter().flatten() {
+        match flag.as_str() {
+            Some("SCHED_FLAG_RESET_ON_FORK") => *flag = Value::from("SCHED_RESET_ON_FORK"),
+            Some("SCHED_FLAG_DL_OVERRUN") => *flag = Value::from("SCHED_FLAG_D_L_OVERRUN"),
+            _ => {}
+        }
+    }
+    if let Some(Value::Object(affinity)) = process.get_mut("execCPUAffinity") {
+        affinity.retain(|_, cpus| cpus.as_str() != Some(""));
+    }
 }
 
 /// The spec's schema lets `user` be left out: that is user 0, as in runc.
@@ -288,6 +305,19 @@ mod tests {
         );
         assert_eq!(spec.unwrap().hostname().as_deref(), Some("b"));
         assert!(findings.problems.is_empty());
+    }
+
+    #[test]
+    fn scheduling_is_read_with_the_specifications_names() {
+        let process = r#"{"user":{"uid":0,"gid":0},"args":["a"],"cwd":"/","execCPUAffinity":{"initial":"","final":"1"},
+            "scheduler":{"policy":"SCHED_OTHER","flags":["SCHED_FLAG_RESET_ON_FORK","SCHED_FLAG_RECLAIM","SCHED_FLAG_DL_OVERRUN",
+            "SCHED_FLAG_KEEP_POLICY","SCHED_FLAG_KEEP_PARAMS","SCHED_FLAG_UTIL_CLAMP_MIN","SCHED_FLAG_UTIL_CLAMP_MAX"]}}"#;
+        let (spec, findings) = parsed(&format!(r#"{{"ociVersion":"1.3.0","process":{process}}}"#));
+        assert_eq!(findings, Findings::default());
+        let process = spec.unwrap().process().clone().unwrap();
+        assert_eq!(process.scheduler().as_ref().unwrap().flags().as_ref().unwrap().len(), 7);
+        let affinity = process.exec_cpu_affinity().clone().unwrap();
+        assert_eq!((affinity.initial(), affinity.cpu_affinity_final().as_deref()), (&None, Some("1")));
     }
 
     #[test]

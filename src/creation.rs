@@ -25,6 +25,7 @@ use crate::plan::{self, Plan, Request};
 use crate::process::{self, Init, Service};
 use crate::resource_limits;
 use crate::rootfs;
+use crate::scheduling;
 use crate::seccomp;
 use crate::seccomp_cache;
 use crate::state::{self, Directory, Process, Root, State, Status};
@@ -344,6 +345,7 @@ impl<'a> Making<'a> {
         if let Some(program) = &plan.program {
             // last, so that a low limit does not hinder init, and by us, who may raise what a user namespace may not
             resource_limits::apply(pid, &program.limits)?;
+            scheduling::apply(pid, &program.scheduling)?;
         }
         Ok(terminal)
     }
@@ -407,6 +409,7 @@ fn new_state(plan: &Plan, config: &Config, notify_socket: Option<PathBuf>) -> Re
         cgroup: plan.cgroup.as_ref().map(|cgroup| cgroup.cgroup().clone()),
         resources: None,
         namespaces: plan.namespaces.all(),
+        inherited: plan.program.as_ref().map(|program| program.inherited.clone()).unwrap_or_default(),
         own_pid_namespace: plan.namespaces.creates(Kind::Pid),
         host_mounts: !plan.namespaces.has(Kind::Mount),
         startable: plan.program.is_some(),

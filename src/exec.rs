@@ -25,6 +25,7 @@ use crate::options::ExecOptions;
 use crate::plan::{self, Program, Request};
 use crate::process::{self, Init, Service};
 use crate::resource_limits;
+use crate::scheduling;
 use crate::state::{Directory, State, Status};
 use crate::terminal::Receiver;
 
@@ -55,7 +56,10 @@ impl Runtime<'_> {
             ..Request::default()
         };
         let held = plan::held(&host, state.namespaces & Kind::User.flag() != 0);
-        let program = plan::program(&process, prefix, &request, &host, held, &mut findings);
+        let program = Program {
+            inherited: state.inherited.clone(),
+            ..plan::program(&process, prefix, &request, &host, held, &mut findings)
+        };
         let purpose = if options.detach { Purpose::Detached } else { Purpose::Foreground };
         check_terminal(program.terminal, console.is_some(), purpose)?;
         accept(&findings, self.log)?;
@@ -67,6 +71,7 @@ impl Runtime<'_> {
             Purpose::Foreground => Some(Signals::hold()?),
             Purpose::Later | Purpose::Detached => None,
         };
+        scheduling::go_to_initial_cpus(&program.scheduling)?;
         let (mut init, attach_to) = spawn(options, &directory, &state, &program)?;
         if let Some(adj) = program.oom_score_adj {
             resource_limits::apply_oom_score(init.pid, adj)?;
@@ -91,6 +96,8 @@ impl Runtime<'_> {
             state.cgroup.as_ref(),
         )?;
         resource_limits::apply(init.pid, &program.limits)?;
+        scheduling::move_to_final_cpus(init.pid, &program.scheduling)?;
+        scheduling::apply(init.pid, &program.scheduling)?;
         if let Some(socket) = &pidfd_socket {
             socket.send(init.pidfd(), "pidfd")?;
         }

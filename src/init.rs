@@ -356,6 +356,7 @@ struct Ready<'p> {
 fn ready(program: &Program) -> Result<Ready<'_>> {
     let credentials = &program.credentials;
     own_streams(credentials.uid)?;
+    program.inherited.apply()?;
     let cwd_pending = !enter_cwd(program)?;
     let executable = executable::find(program)?;
     let mut env = program.env.clone();

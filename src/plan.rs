@@ -13,9 +13,11 @@ use crate::credentials::{self, Credentials};
 use crate::findings::Findings;
 use crate::hooks::{self, Hooks};
 use crate::host::Host;
+use crate::inherited::{self, Inherited};
 use crate::namespaces::{self, Kind};
 use crate::resource_limits::{self, Limit};
 use crate::rootfs;
+use crate::scheduling::{self, Scheduling};
 use crate::seccomp;
 use crate::security_labels::{self, Labels};
 use crate::sys::terminal::Size;
@@ -57,6 +59,10 @@ pub struct Program {
     pub credentials: Credentials,
     /// setrlimit(2)
     pub limits: Vec<Limit>,
+    /// CPUs, scheduler, input and output priority.
+    pub scheduling: Scheduling,
+    /// What it shares with all processes of the container.
+    pub inherited: Inherited,
     /// AppArmor and SELinux.
     pub labels: Labels,
     /// True when it gets a new pty.
@@ -136,6 +142,8 @@ impl Program {
             .iter()
             .map(|limit| format!("limit {} to {}, hard {}", limit.field, limit.soft, limit.hard))
             .collect();
+        lines.extend(self.inherited.describe());
+        lines.extend(self.scheduling.describe());
         lines.push(format!(
             "user {}, group {}, more groups {:?}",
             credentials.uid, credentials.gid, credentials.additional_gids
@@ -198,8 +206,11 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
         seccomp::validate(profile, findings);
     }
     let held = held(host, namespaces.has(Kind::User));
-    let program =
-        spec.process().as_ref().map(|process| program(process, "process.", request, host, held, findings));
+    let inherited = inherited::plan(linux, findings);
+    let program = spec
+        .process()
+        .as_ref()
+        .map(|process| Program { inherited, ..program(process, "process.", request, host, held, findings) });
     unsupported(spec, findings);
     Plan {
         id: request.id.clone(),
@@ -330,6 +341,8 @@ pub fn program(
         cwd,
         credentials: credentials::plan(process, host.last_capability, held, findings),
         limits: resource_limits::plan(process, findings),
+        scheduling: scheduling::plan(process, prefix, findings),
+        inherited: Inherited::default(),
         labels: security_labels::plan(process, host.lsm, findings),
         terminal,
         console_size: process.console_size().filter(|_| terminal).map(|size| Size {
@@ -350,16 +363,9 @@ fn unsupported(spec: &Spec, findings: &mut Findings) {
             findings.warn(field, "is not supported by this version of berth and is not applied");
         }
     };
-    if let Some(process) = spec.process() {
-        note("process.ioPriority", process.io_priority().is_some());
-        note("process.scheduler", process.scheduler().is_some());
-        note("process.execCPUAffinity", process.exec_cpu_affinity().is_some());
-    }
     if let Some(linux) = spec.linux() {
         note("linux.intelRdt", linux.intel_rdt().is_some());
-        note("linux.memoryPolicy", linux.memory_policy().is_some());
         note("linux.netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()));
-        note("linux.personality", linux.personality().is_some());
     }
     for (field, given) in [
         ("solaris", spec.solaris().is_some()),

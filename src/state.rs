@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroups::Cgroup;
 use crate::error::{DoesNotExist, phrases};
 use crate::gate;
+use crate::inherited::Inherited;
 use crate::plan::Plan;
 use crate::sys::tasks::pidfd_open;
 
@@ -111,6 +112,9 @@ pub struct State {
     pub resources: Option<LinuxResources>,
     /// `CLONE_NEW*` of the namespaces that it does not share with the host.
     pub namespaces: u64,
+    /// What further processes get as init has it.
+    #[serde(default, skip_serializing_if = "Inherited::is_empty")]
+    pub inherited: Inherited,
     /// True when the PID namespace is the container's own, so that the end of init ends all.
     pub own_pid_namespace: bool,
     /// True when mounts were made in the host's namespace.

@@ -9,6 +9,7 @@ pub mod limits;
 pub mod mounts;
 pub mod network;
 pub mod paths;
+pub mod scheduling;
 pub mod tasks;
 pub mod terminal;
 

@@ -235,6 +235,13 @@ pub fn die_with_parent(signal: Option<Signal>) -> nix::Result<()> {
     nix::sys::prctl::set_pdeathsig(signal)
 }
 
+/// personality(2): the execution domain of this process, `PER_*`.
+pub fn set_personality(domain: u32) -> nix::Result<()> {
+    // SAFETY: one integer.
+    answer(unsafe { libc::syscall(libc::SYS_personality, libc::c_ulong::from(domain)) })?;
+    Ok(())
+}
+
 /// Ends this process at once, without running destructors or flushing anything, even where a seccomp filter forbids to
 /// exit: a fault that nothing handles ends it then.
 pub fn exit_now(code: i32) -> ! {

@@ -55,6 +55,7 @@ const APPLETS: &[&str] = &[
     "tr",
     "od",
     "mv",
+    "cut",
 ];
 
 /// A bundle of its own for a test: directory, root file system, configuration and a state root. Whatever containers it

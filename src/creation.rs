@@ -19,6 +19,7 @@ use crate::host::Host;
 use crate::init::Kit;
 use crate::log::Log;
 use crate::namespaces::{self, Kind};
+use crate::network;
 use crate::notify;
 use crate::options::CreateOptions;
 use crate::plan::{self, Plan, Request};
@@ -64,6 +65,7 @@ struct Undo<'l> {
     cgroup: Option<Cgroup>,
     /// Keeps others out of the cgroup until it is removed or has init in it.
     claim: Option<Claim>,
+    devices: Option<network::Moved>,
     init: Option<Init>,
     pid_file: Option<PathBuf>,
     /// Hooks that end what others have begun, and their input (runtime-spec, lifecycle: a failing hook leads to step 12).
@@ -78,6 +80,7 @@ impl<'l> Undo<'l> {
             host_mounts: None,
             cgroup: None,
             claim: None,
+            devices: None,
             init: None,
             pid_file: None,
             poststop: None,
@@ -93,6 +96,7 @@ impl<'l> Undo<'l> {
         match (self.directory.take(), self.init.take()) {
             (Some(directory), Some(init)) => {
                 (self.cgroup, self.host_mounts, self.pid_file, self.poststop) = (None, None, None, None);
+                self.devices = None;
                 Ok(Made { directory, state, init, terminal })
             }
             _ => bail!("the container was lost while it was made"),
@@ -113,6 +117,9 @@ impl Drop for Undo<'_> {
                 result => result,
             };
             note("remove the pid file", removed.map_err(Into::into));
+        }
+        if let Some(mut devices) = self.devices.take() {
+            note("bring the network devices back", devices.bring_back());
         }
         // kills and reaps it
         drop(self.init.take());
@@ -185,6 +192,7 @@ pub fn make(
     let seccomp = making.compile_filter(root, &undo)?;
     let entry = making.make_cgroup(&mut undo)?;
     making.spawn(&state, seccomp, entry, &mut undo)?;
+    making.move_devices(&mut undo)?;
     let terminal = making.serve(&mut undo)?;
     making.commit(&mut state, &mut undo)?;
     undo.release(state, terminal)
@@ -303,6 +311,19 @@ impl<'a> Making<'a> {
             undo.poststop = Some((self.plan.hooks.poststop.clone(), state.for_hooks(Status::Stopped)));
         }
         undo.init = Some(process::spawn_container(&self.plan, kit, ours, entry.directory.as_ref())?);
+        Ok(())
+    }
+
+    /// Gives the container's network namespace its devices: that of init, or the one that init joins.
+    fn move_devices(&self, undo: &mut Undo<'_>) -> Result<()> {
+        let devices = &self.plan.net_devices;
+        let Some(init) = undo.init.as_ref().filter(|_| !devices.is_empty()) else { return Ok(()) };
+        let joined = self.plan.namespaces.join.iter().find(|join| join.kind == Kind::Network);
+        let namespace = match joined {
+            Some(join) => namespaces::open_join(join)?,
+            None => init.open_namespace(Kind::Network)?,
+        };
+        undo.devices = Some(network::move_devices(devices, namespace)?);
         Ok(())
     }
 

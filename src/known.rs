@@ -1,7 +1,8 @@
 //! What `features` tells, gathered from the tables that do the work.
 
 use crate::cgroups::systemd;
-use crate::features::{Cgroup, Known};
+use crate::features::{Cgroup, Known, MemoryPolicy};
+use crate::inherited;
 use crate::mounts;
 use crate::namespaces::Kind;
 use crate::seccomp;
@@ -10,6 +11,7 @@ use crate::sys::bpf::supports_seccomp_flag;
 /// What this binary knows; only the supported seccomp flags depend on the host.
 pub fn known() -> Known {
     let version = libseccomp::ScmpVersion::current().ok();
+    let (modes, flags) = inherited::memory_policy_names();
     Known {
         // id-mapped mounts are known and refused
         mount_options: mounts::known()
@@ -31,6 +33,8 @@ pub fn known() -> Known {
         libseccomp: version.map(|version| format!("{}.{}.{}", version.major, version.minor, version.micro)),
         cgroup: Cgroup { v1: true, v2: true, systemd: true, systemd_user: true, rdma: true },
         unsafe_annotations: vec![systemd::ANNOTATION.to_owned()],
+        net_devices: true,
+        memory_policy: Some(MemoryPolicy { modes, flags }),
         apparmor: true,
         selinux: true,
         ..Known::default()

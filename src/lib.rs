@@ -31,6 +31,7 @@ mod members;
 pub mod mountinfo;
 pub mod mounts;
 pub mod namespaces;
+pub mod netlink;
 pub mod network;
 pub mod notify;
 pub mod number_list;

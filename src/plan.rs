@@ -15,6 +15,7 @@ use crate::hooks::{self, Hooks};
 use crate::host::Host;
 use crate::inherited::{self, Inherited};
 use crate::namespaces::{self, Kind};
+use crate::network::{self, Device};
 use crate::resource_limits::{self, Limit};
 use crate::rootfs;
 use crate::scheduling::{self, Scheduling};
@@ -90,6 +91,8 @@ pub struct Plan {
     pub annotations: BTreeMap<String, String>,
     /// Namespaces, id mappings, host names.
     pub namespaces: namespaces::Plan,
+    /// The host's network devices that the container gets.
+    pub net_devices: Vec<Device>,
     /// `None` when the container stays in the caller's cgroup.
     pub cgroup: Option<cgroups::Plan>,
     /// Mounts, devices, masked paths.
@@ -116,6 +119,9 @@ impl Plan {
             None => lines.push("no cgroup of its own".to_owned()),
         }
         lines.extend(self.namespaces.describe());
+        lines.extend(self.net_devices.iter().map(|device| {
+            format!("move the network device {:?} to the container as {:?}", device.name, device.new_name)
+        }));
         lines.extend(self.rootfs.describe());
         for (kind, hooks) in [
             ("prestart", &self.hooks.prestart),
@@ -217,6 +223,7 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
         oci_version: spec.version().clone(),
         bundle: bundle.to_owned(),
         annotations: spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        net_devices: network::plan(linux, namespaces.has(Kind::Network), findings),
         namespaces,
         cgroup,
         rootfs,
@@ -365,7 +372,6 @@ fn unsupported(spec: &Spec, findings: &mut Findings) {
     };
     if let Some(linux) = spec.linux() {
         note("linux.intelRdt", linux.intel_rdt().is_some());
-        note("linux.netDevices", linux.net_devices().as_ref().is_some_and(|devices| !devices.is_empty()));
     }
     for (field, given) in [
         ("solaris", spec.solaris().is_some()),

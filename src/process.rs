@@ -7,7 +7,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::stat::Mode;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
@@ -175,6 +177,14 @@ impl Init {
     /// Its pidfd.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.process.pidfd.as_fd()
+    }
+
+    /// One of its namespaces.
+    pub fn open_namespace(&self, kind: Kind) -> Result<OwnedFd> {
+        let path = format!("/proc/{}/ns/{}", self.pid, kind.file());
+        // not reaped yet, so the pid is its own
+        open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+            .with_context(|| format!("open {path:?}"))
     }
 
     /// Waits for a message or the end of the process. False when it has ended and said all: others may keep the channel open.

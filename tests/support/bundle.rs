@@ -56,6 +56,7 @@ const APPLETS: &[&str] = &[
     "od",
     "mv",
     "cut",
+    "ip",
 ];
 
 /// A bundle of its own for a test: directory, root file system, configuration and a state root. Whatever containers it

@@ -384,6 +384,9 @@ impl Runtime<'_> {
                     cgroup.remove()?;
                 }
             }
+            if let Some(group) = &state.rdt {
+                group.remove()?;
+            }
             if state.host_mounts {
                 rootfs::detach_leftovers(&state.rootfs)?;
             }

@@ -24,6 +24,7 @@ use crate::notify;
 use crate::options::CreateOptions;
 use crate::plan::{self, Plan, Request};
 use crate::process::{self, Init, Service};
+use crate::resctrl;
 use crate::resource_limits;
 use crate::rootfs;
 use crate::scheduling;
@@ -65,6 +66,7 @@ struct Undo<'l> {
     cgroup: Option<Cgroup>,
     /// Keeps others out of the cgroup until it is removed or has init in it.
     claim: Option<Claim>,
+    rdt: Option<resctrl::Group>,
     devices: Option<network::Moved>,
     init: Option<Init>,
     pid_file: Option<PathBuf>,
@@ -80,6 +82,7 @@ impl<'l> Undo<'l> {
             host_mounts: None,
             cgroup: None,
             claim: None,
+            rdt: None,
             devices: None,
             init: None,
             pid_file: None,
@@ -96,7 +99,7 @@ impl<'l> Undo<'l> {
         match (self.directory.take(), self.init.take()) {
             (Some(directory), Some(init)) => {
                 (self.cgroup, self.host_mounts, self.pid_file, self.poststop) = (None, None, None, None);
-                self.devices = None;
+                (self.devices, self.rdt) = (None, None);
                 Ok(Made { directory, state, init, terminal })
             }
             _ => bail!("the container was lost while it was made"),
@@ -127,6 +130,9 @@ impl Drop for Undo<'_> {
             note("end what is left in the cgroup", cgroup.signal_all(libc::SIGKILL));
             note("remove the cgroup", cgroup.remove());
         }
+        if let Some(group) = self.rdt.take() {
+            note("remove the resctrl group", group.remove());
+        }
         if let Some(root) = self.host_mounts.take() {
             note("unmount what was mounted", rootfs::detach_leftovers(&root));
         }
@@ -155,6 +161,9 @@ pub fn plan(
         notify::add_to(&mut config.spec, directory);
     }
     request.denials = plan::denials(&config.spec, &request, host);
+    if config.spec.linux().as_ref().is_some_and(|linux| linux.intel_rdt().is_some()) {
+        request.resctrl = resctrl::mount_point()?;
+    }
     let plan = plan::make(&config.spec, &config.bundle, &request, host, findings);
     Ok((config, plan))
 }
@@ -193,7 +202,7 @@ pub fn make(
     let entry = making.make_cgroup(&mut undo)?;
     making.spawn(&state, seccomp, entry, &mut undo)?;
     making.move_devices(&mut undo)?;
-    let terminal = making.serve(&mut undo)?;
+    let terminal = making.serve(&state, &mut undo)?;
     making.commit(&mut state, &mut undo)?;
     undo.release(state, terminal)
 }
@@ -328,11 +337,16 @@ impl<'a> Making<'a> {
     }
 
     /// Limits the container and does what its init asks for, until that is ready.
-    fn serve(&self, undo: &mut Undo<'_>) -> Result<Option<Relay>> {
-        let Undo { init: Some(init), cgroup: claimed, .. } = undo else {
+    fn serve(&self, state: &State, undo: &mut Undo<'_>) -> Result<Option<Relay>> {
+        let Undo { init: Some(init), cgroup: claimed, rdt: made_group, .. } = undo else {
             bail!("the container was lost while it was made")
         };
         let (plan, pid) = (&self.plan, init.pid);
+        if let (Some(rdt), Some(group)) = (&plan.rdt, &state.rdt) {
+            *made_group = Some(group.clone());
+            rdt.make(group)?;
+            group.enter(pid)?;
+        }
         // init is mounting meanwhile
         if let Some(cgroup) = self.cgroup_of_ours() {
             self.limit(cgroup)?;
@@ -429,6 +443,7 @@ fn new_state(plan: &Plan, config: &Config, notify_socket: Option<PathBuf>) -> Re
         init: None,
         cgroup: plan.cgroup.as_ref().map(|cgroup| cgroup.cgroup().clone()),
         resources: None,
+        rdt: plan.rdt.as_ref().map(resctrl::Plan::group),
         namespaces: plan.namespaces.all(),
         inherited: plan.program.as_ref().map(|program| program.inherited.clone()).unwrap_or_default(),
         own_pid_namespace: plan.namespaces.creates(Kind::Pid),

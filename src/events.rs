@@ -15,6 +15,8 @@ use crate::cgroups::oom::OomWatch;
 use crate::cgroups::stats::Stats;
 use crate::container::{Runtime, with_cgroup};
 use crate::options::EventsOptions;
+use crate::resctrl::Group;
+use crate::resctrl::stats::IntelRdt;
 use crate::state::{Process, State};
 
 #[derive(Serialize)]
@@ -30,13 +32,10 @@ struct Event<'i, D: Serialize> {
 struct Data {
     #[serde(flatten)]
     stats: Stats,
-    /// Nothing is counted for it yet; readers expect the key.
+    /// Empty without `linux.intelRdt`; readers expect the key.
     intel_rdt: IntelRdt,
     network_interfaces: Option<Vec<Interface>>,
 }
-
-#[derive(Serialize)]
-struct IntelRdt {}
 
 /// One network interface of the container. The names are those that runc's readers know.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
@@ -90,9 +89,9 @@ impl Runtime<'_> {
         let (state, init, pidfd) = self.alive(&options.id)?;
         let cgroup = with_cgroup(&state).context("nothing counts for it")?;
         let printed = if options.stats {
-            print(&stats_line(&options.id, cgroup, init)?)
+            print(&stats_line(&options.id, &state, cgroup, init)?)
         } else {
-            stream(options, cgroup, init, &pidfd, print)?
+            stream(options, &state, init, &pidfd, print)?
         };
         match printed {
             Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
@@ -110,8 +109,9 @@ impl Runtime<'_> {
     }
 }
 
-fn stats_line(id: &str, cgroup: &Cgroup, init: Process) -> Result<String> {
-    let data = Data { stats: cgroup.stats()?, intel_rdt: IntelRdt {}, network_interfaces: interfaces(init) };
+fn stats_line(id: &str, state: &State, cgroup: &Cgroup, init: Process) -> Result<String> {
+    let intel_rdt = state.rdt.as_ref().map(Group::stats).unwrap_or_default();
+    let data = Data { stats: cgroup.stats()?, intel_rdt, network_interfaces: interfaces(init) };
     line(&Event { kind: "stats", id, data: Some(data) })
 }
 
@@ -121,11 +121,12 @@ fn line(event: &Event<'_, impl Serialize>) -> Result<String> {
 
 fn stream(
     options: &EventsOptions,
-    cgroup: &Cgroup,
+    state: &State,
     init: Process,
     pidfd: &OwnedFd,
     print: &mut dyn FnMut(&str) -> IoResult<()>,
 ) -> Result<IoResult<()>> {
+    let cgroup = with_cgroup(state)?;
     let mut watch = cgroup.watch_oom()?;
     let mut next = Instant::now() + options.interval;
     loop {
@@ -145,7 +146,7 @@ fn stream(
         }
         // a reader that was slow gets no burst of lines
         next = (next + options.interval).max(now);
-        let line = match stats_line(&options.id, cgroup, init) {
+        let line = match stats_line(&options.id, state, cgroup, init) {
             Err(error) if crate::error::errno(&error) == Some(Errno::ENOENT) => return Ok(Ok(())),
             result => result?,
         };

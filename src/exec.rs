@@ -76,6 +76,9 @@ impl Runtime<'_> {
         if let Some(adj) = program.oom_score_adj {
             resource_limits::apply_oom_score(init.pid, adj)?;
         }
+        if let Some(group) = &state.rdt {
+            group.enter(init.pid)?;
+        }
         let mut terminal = None;
         init.serve(
             &mut Service {

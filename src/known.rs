@@ -1,7 +1,7 @@
 //! What `features` tells, gathered from the tables that do the work.
 
 use crate::cgroups::systemd;
-use crate::features::{Cgroup, Known, MemoryPolicy};
+use crate::features::{Cgroup, IntelRdt, Known, MemoryPolicy};
 use crate::inherited;
 use crate::mounts;
 use crate::namespaces::Kind;
@@ -34,6 +34,7 @@ pub fn known() -> Known {
         cgroup: Cgroup { v1: true, v2: true, systemd: true, systemd_user: true, rdma: true },
         unsafe_annotations: vec![systemd::ANNOTATION.to_owned()],
         net_devices: true,
+        intel_rdt: IntelRdt { enabled: true, schemata: true, monitoring: true },
         memory_policy: Some(MemoryPolicy { modes, flags }),
         apparmor: true,
         selinux: true,

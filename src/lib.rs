@@ -40,6 +40,7 @@ pub mod plan;
 pub mod proc;
 pub mod process;
 pub mod report;
+pub mod resctrl;
 pub mod resource_limits;
 pub mod rootfs;
 pub mod scheduling;

@@ -242,8 +242,8 @@ pub struct UpdateOptions {
     pub resources: Option<PathBuf>,
     /// The options that name a limit, in the order of the table: the option, the field below `linux.resources` and its value.
     pub limits: Vec<Limit>,
-    /// `--l3-cache-schema`, `--mem-bw-schema`: which of them were given.
-    pub rdt: Vec<&'static str>,
+    /// `--l3-cache-schema` and then `--mem-bw-schema`: lines for the container's resctrl group.
+    pub rdt: Vec<String>,
 }
 
 /// An option of `update` that names a limit.

@@ -16,6 +16,7 @@ use crate::host::Host;
 use crate::inherited::{self, Inherited};
 use crate::namespaces::{self, Kind};
 use crate::network::{self, Device};
+use crate::resctrl;
 use crate::resource_limits::{self, Limit};
 use crate::rootfs;
 use crate::scheduling::{self, Scheduling};
@@ -41,6 +42,8 @@ pub struct Request {
     pub no_cgroup: bool,
     /// What an ordinary user may not do with cgroups.
     pub denials: Vec<Denial>,
+    /// Where the resctrl file system is, looked up when the configuration speaks of it.
+    pub resctrl: Option<PathBuf>,
 }
 
 /// What init becomes.
@@ -91,6 +94,8 @@ pub struct Plan {
     pub annotations: BTreeMap<String, String>,
     /// Namespaces, id mappings, host names.
     pub namespaces: namespaces::Plan,
+    /// The container's place in the resctrl file system.
+    pub rdt: Option<resctrl::Plan>,
     /// The host's network devices that the container gets.
     pub net_devices: Vec<Device>,
     /// `None` when the container stays in the caller's cgroup.
@@ -118,6 +123,7 @@ impl Plan {
             Some(cgroup) => lines.extend(cgroup.describe()),
             None => lines.push("no cgroup of its own".to_owned()),
         }
+        lines.extend(self.rdt.iter().flat_map(resctrl::Plan::describe));
         lines.extend(self.namespaces.describe());
         lines.extend(self.net_devices.iter().map(|device| {
             format!("move the network device {:?} to the container as {:?}", device.name, device.new_name)
@@ -217,12 +223,13 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
         .process()
         .as_ref()
         .map(|process| Program { inherited, ..program(process, "process.", request, host, held, findings) });
-    unsupported(spec, findings);
+    other_platforms(spec, findings);
     Plan {
         id: request.id.clone(),
         oci_version: spec.version().clone(),
         bundle: bundle.to_owned(),
         annotations: spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        rdt: resctrl::plan(linux, &request.id, request.resctrl.as_deref(), findings),
         net_devices: network::plan(linux, namespaces.has(Kind::Network), findings),
         namespaces,
         cgroup,
@@ -363,24 +370,16 @@ pub fn program(
     }
 }
 
-/// What is accepted and not done yet must not pass in silence.
-fn unsupported(spec: &Spec, findings: &mut Findings) {
-    let mut note = |field: &str, given: bool| {
-        if given {
-            findings.warn(field, "is not supported by this version of berth and is not applied");
-        }
-    };
-    if let Some(linux) = spec.linux() {
-        note("linux.intelRdt", linux.intel_rdt().is_some());
-    }
-    for (field, given) in [
-        ("solaris", spec.solaris().is_some()),
-        ("windows", spec.windows().is_some()),
-        ("vm", spec.vm().is_some()),
-        ("zos", spec.zos().is_some()),
+/// Sections for other platforms: who gives them expects what Linux has not.
+fn other_platforms(spec: &Spec, findings: &mut Findings) {
+    for (field, given, platform) in [
+        ("solaris", spec.solaris().is_some(), "Solaris"),
+        ("windows", spec.windows().is_some(), "Windows"),
+        ("vm", spec.vm().is_some(), "virtual machines"),
+        ("zos", spec.zos().is_some(), "z/OS"),
     ] {
         if given {
-            findings.warn(field, "is for another platform and is not applied");
+            findings.problem(field, format!("is for {platform}: berth makes containers of Linux"));
         }
     }
 }

@@ -26,6 +26,7 @@ use crate::error::{DoesNotExist, phrases};
 use crate::gate;
 use crate::inherited::Inherited;
 use crate::plan::Plan;
+use crate::resctrl::Group;
 use crate::sys::tasks::pidfd_open;
 
 const STATE: &str = "state.json";
@@ -110,6 +111,9 @@ pub struct State {
     /// The limits in force, once `update` has changed those of the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<LinuxResources>,
+    /// Its place in the resctrl file system.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rdt: Option<Group>,
     /// `CLONE_NEW*` of the namespaces that it does not share with the host.
     pub namespaces: u64,
     /// What further processes get as init has it.

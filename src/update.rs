@@ -23,18 +23,19 @@ const MAX_RESOURCES: u64 = 16 << 20;
 impl Runtime<'_> {
     /// Changes the limits of a container that has not stopped: all that are asked for, or none.
     pub fn update(&self, options: &UpdateOptions) -> Result<()> {
-        if let Some(option) = options.rdt.first() {
-            return Err(hinted(
-                format!("--{option}: this version of berth does not set linux.intelRdt"),
-                "leave the option out",
-            ));
-        }
         let mut findings = Findings::default();
         let patch = Patch::read(options, &mut findings)?;
         self.tell(&findings)?;
         let (directory, mut state) = self.find_settled(&options.id)?;
         if !directory.status(&state)?.is_alive() {
             bail!("{}: only a created, running or paused container has limits", phrases::NOT_RUNNING);
+        }
+        let group = state.rdt.clone();
+        if group.is_none() && !options.rdt.is_empty() {
+            return Err(hinted(
+                "--l3-cache-schema, --mem-bw-schema: the container is in no resctrl group",
+                "it gets one by linux.intelRdt when it is created",
+            ));
         }
         let old = in_force(&directory, &state)?;
         let new = patch.applied_to(&old)?;
@@ -48,7 +49,8 @@ impl Runtime<'_> {
             self.log.warn(&format!("{}: {}", warning.field, warning.why));
         }
         state.resources = Some(new);
-        directory.save(&state).map_err(|error| match applied.take_back() {
+        let rdt = group.map_or(Ok(()), |group| group.change(options.rdt.iter().map(String::as_str)));
+        rdt.and_then(|()| directory.save(&state)).map_err(|error| match applied.take_back() {
             Ok(()) => error,
             Err(left) => error.context(format!("not everything could be taken back: {}", text(&left))),
         })

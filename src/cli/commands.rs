@@ -337,8 +337,8 @@ const UPDATE: &[Opt] = &[
     Opt::value("cpuset-mems", "LIST", "The memory nodes to use"),
     Opt::value("blkio-weight", "WEIGHT", "Share of block devices against others, 10 to 1000"),
     Opt::value("pids-limit", "COUNT", "Limit of processes and threads, -1 for none"),
-    Opt::value("l3-cache-schema", "TEXT", "Intel RDT; refused, not there yet").hidden(),
-    Opt::value("mem-bw-schema", "TEXT", "Intel RDT; refused, not there yet").hidden(),
+    Opt::value("l3-cache-schema", "TEXT", "Intel RDT: schema of the L3 cache, L3:0=f"),
+    Opt::value("mem-bw-schema", "TEXT", "Intel RDT: schema of the memory bandwidth, MB:0=20"),
     Opt::value("kernel-memory", "BYTES", "Not applied; kernels have dropped it").hidden(),
     Opt::value("kernel-memory-tcp", "BYTES", "Limit of the buffers of TCP (cgroup v1)").hidden(),
 ];

@@ -310,7 +310,7 @@ fn limits_by_hand() {
         limit("pids-limit", "pids.limit", 0),
     ];
     let options = UpdateOptions { id: "web".into(), limits, ..UpdateOptions::default() };
-    let rdt = UpdateOptions { id: "web".into(), rdt: vec!["mem-bw-schema"], ..UpdateOptions::default() };
+    let rdt = UpdateOptions { id: "web".into(), rdt: vec!["MB:0=20".into()], ..UpdateOptions::default() };
     check(vec![
         (
             "update --memory 512M --memory-swap -1 --cpu-quota=-1 --cpu-share 512 --cpuset-cpus 0-1 --pids-limit 0 \

@@ -154,8 +154,14 @@ impl Argv {
             let value = value.ok_or_else(|| format!("invalid value {text:?} for {option}: give {wanted}"))?;
             limits.push(Limit { option, field, value });
         }
-        let mut rdt = vec!["l3-cache-schema", "mem-bw-schema"];
-        rdt.retain(|name| self.os(name).is_some_and(|value| !value.is_empty()));
+        let mut rdt = Vec::new();
+        for (name, start) in [("l3-cache-schema", "L3:"), ("mem-bw-schema", "MB:")] {
+            let Some(line) = self.text(name)?.filter(|line| !line.is_empty()) else { continue };
+            if !line.starts_with(start) || line.contains('\n') {
+                return Err(format!("invalid value {line:?} for --{name}: give a line {start}..."));
+            }
+            rdt.push(line);
+        }
         Ok(UpdateOptions {
             rdt,
             resources: self.path("resources").filter(|path| !path.as_os_str().is_empty()),

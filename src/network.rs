@@ -127,22 +127,28 @@ impl Moved {
         let addresses = self.host.addresses()?.into_iter().filter(|address| address.header.index == index);
         let addresses: Vec<AddressMessage> = addresses.filter(is_lasting).map(portable).collect();
         let before = indexes(&self.container.links()?);
-        self.host
-            .set_link(moving(index, namespace, &device.new_name))
-            .map_err(|error| refused(&error, device))?;
+        let asked = self.host.set_link(moving(index, namespace, &device.new_name));
+        // the kernel moves first and renames then: with an error the device may be there all the same, under its old name
+        let expected = |name: &str| {
+            device.new_name.contains('%')
+                || name == if asked.is_ok() { &device.new_name } else { &device.name }
+        };
         let arrived = self.container.links()?.into_iter().find(|found| {
             !before.contains(&found.header.index)
                 && hardware_address(found) == hardware_address(&link)
-                && (device.new_name.contains('%') || name_of(found) == device.new_name)
+                && expected(name_of(found))
         });
-        let arrived = arrived.context("it is not to be seen in the container's network namespace")?;
-        self.devices.push(MovedDevice {
-            name: device.name.clone(),
-            index: arrived.header.index,
-            new_name: name_of(&arrived).to_owned(),
-            was_up: link.header.flags.contains(LinkFlags::Up),
-            addresses,
-        });
+        if let Some(arrived) = &arrived {
+            self.devices.push(MovedDevice {
+                name: device.name.clone(),
+                index: arrived.header.index,
+                new_name: name_of(arrived).to_owned(),
+                was_up: link.header.flags.contains(LinkFlags::Up),
+                addresses,
+            });
+        }
+        asked.map_err(|error| refused(&error, device))?;
+        arrived.context("it is not to be seen in the container's network namespace")?;
         // noted before, so that it can go back
         let Some(moved) = self.devices.last() else { return Ok(()) };
         furnish(&self.container, moved.index, &moved.addresses, (&moved.name, &moved.new_name))?;

@@ -60,14 +60,16 @@ const KEPT: [&str; 3] = ["192.0.2.5/24", "192.0.2.6 198.51.100.1/32", "2001:db8:
 
 #[test]
 fn a_device_comes_with_its_lasting_addresses_and_is_up() {
-    let Some(b) = with_devices("ip -o addr; ip -o link show bt0", &json!({"bt0": {}})) else { return };
-    let said = on_host(&b, "run", "true", "echo HOST; ip -o link").ok();
+    let Some(b) = with_devices("ip -o addr; echo LINK; ip -o link show bt0", &json!({"bt0": {}})) else {
+        return;
+    };
+    let said = on_host(&b, "run", "true", "echo HOST; ip -o link show bt0 2>&1").ok();
     let (inside, host) = said.out.split_once("HOST\n").unwrap();
+    let (inside, link) = inside.split_once("LINK\n").unwrap();
     assert_eq!(addresses(inside, "bt0"), KEPT, "{inside}");
     // the flag; the operational state follows when the kernel gets round to it
-    let link = inside.trim_end().lines().last().unwrap();
-    assert!(link.contains(" bt0") && link.contains(",UP"), "{inside}");
-    assert!(host.contains("peer0@") && !host.contains(" bt0"), "{host}");
+    assert!(link.contains(" bt0") && link.contains(",UP"), "{link}");
+    assert!(!host.contains(" bt0:") && !host.contains(" bt0@"), "{host}");
 }
 
 #[test]
@@ -105,6 +107,8 @@ fn a_name_that_is_taken_is_an_error_and_the_other_devices_go_back() {
     );
     let bt0 = said.out.lines().find(|line| line.contains(" bt0@") && line.contains("mtu")).unwrap();
     assert!(bt0.contains("UP"), "{bt0}");
+    // the one whose name was taken is back too
+    assert!(said.out.contains(" peer0@"), "{said:?}");
     b.assert_nothing_left();
 }
 

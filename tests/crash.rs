@@ -20,6 +20,8 @@ const FOREVER: &str = "exec sleep 1000";
 /// Each operation's share of the time that all may take.
 const BUDGET: Duration = Duration::from_secs(12);
 const POINTS: usize = 60;
+/// On any machine, however slow.
+const FEWEST: usize = 6;
 
 /// Runs the command and kills it when it enters its `at`-th system call. Gives how many it made until its end.
 #[allow(clippy::zombie_processes, reason = "reaped by waitpid, as its tracer")]
@@ -99,7 +101,8 @@ fn survive_with(fresh: impl Fn() -> Option<Bundle>, prepare: impl Fn(&Bundle) ->
     let end = Instant::now() + BUDGET;
     let mut tried = 0;
     for point in 0..POINTS {
-        if Instant::now() > end {
+        // so many on a slow machine too
+        if tried >= FEWEST && Instant::now() > end {
             break;
         }
         // A stride that is coprime with the count visits all parts early, should the time run out.
@@ -116,7 +119,6 @@ fn survive_with(fresh: impl Fn() -> Option<Bundle>, prepare: impl Fn(&Bundle) ->
         b.assert_nothing_left();
         tried += 1;
     }
-    assert!(tried > 5, "the time was enough for {tried} points only");
 }
 
 #[test]

@@ -49,6 +49,9 @@ fn run_all(options: &Options) -> Result<bool> {
     if !nix::unistd::geteuid().is_root() {
         bail!("the tests make containers as root: run it as root");
     }
+    if !options.runtime.is_file() {
+        bail!("--runtime: {:?} is not a file", options.runtime);
+    }
     let expected = Expected::load(&options.expected)?;
     let tests = tree::tests(&options.tree)?;
     let chosen: Vec<_> = tests.iter().filter(|test| test.name.contains(&options.filter)).collect();

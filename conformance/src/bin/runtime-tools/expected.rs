@@ -10,6 +10,7 @@ use crate::view::Facts;
 /// What a test is expected to do here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expectation {
+    /// It passes.
     Passes,
     /// It fails, for this reason.
     Fails(String),

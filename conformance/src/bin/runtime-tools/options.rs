@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+/// What `--help` prints.
 pub const HELP: &str = "\
 Runs the validation tests of opencontainers/runtime-tools on a runtime and prints what became of each.
 
@@ -50,19 +51,28 @@ pub enum Format {
 /// What was asked for.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Options {
+    /// The built tree, absolute.
     pub tree: PathBuf,
+    /// The runtime, absolute.
     pub runtime: PathBuf,
+    /// The cgroups that the tests see.
     pub view: View,
+    /// The time limit of one test.
     pub limit: Duration,
+    /// The file of known failures.
     pub expected: PathBuf,
+    /// How the result is printed.
     pub format: Format,
+    /// Only tests with this in their name; empty for all.
     pub filter: String,
 }
 
 /// A run, or the help.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Asked {
+    /// Print [`HELP`].
     Help,
+    /// Run the tests.
     Run(Options),
 }
 

@@ -22,7 +22,9 @@ use crate::tree::Test;
 /// How a program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ended {
+    /// With this status.
     Exit(i32),
+    /// By a signal of somebody else.
     Killed(Signal),
     /// Killed by us.
     TooLate,
@@ -31,10 +33,13 @@ pub enum Ended {
 /// What became of a test.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ran {
+    /// How it ended.
     pub ended: Ended,
+    /// Its standard output.
     pub said: Summary,
     /// Its standard error.
     pub errors: String,
+    /// How long it ran.
     pub time: Duration,
 }
 

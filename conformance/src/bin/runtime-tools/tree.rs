@@ -9,7 +9,9 @@ use anyhow::{Context, Result, bail};
 /// One test.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Test {
+    /// Its program's name without `.t`.
     pub name: String,
+    /// Absolute path.
     pub program: PathBuf,
 }
 

@@ -23,7 +23,7 @@ pub enum Expectation {
 impl Expectation {
     /// How often it is run until it passes.
     pub fn tries(&self) -> usize {
-        if matches!(self, Self::PassesInTheEnd(_)) { 5 } else { 1 }
+        if matches!(self, Self::PassesInTheEnd(_)) { 10 } else { 1 }
     }
 }
 

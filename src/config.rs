@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use serde_path_to_error::Segment;
 
-use crate::credentials::unknown_capabilities;
+use crate::credentials::{kernel_has_more, unknown_capabilities};
 use crate::error::hinted;
 use crate::findings::Findings;
 use crate::spec::VERSION;
@@ -154,7 +154,7 @@ fn complete(process: &mut Value) {
 
 fn unknown_capabilities_of(process: &mut Value, prefix: &str, findings: &mut Findings) {
     if let Some(capabilities) = process.get_mut("capabilities") {
-        unknown_capabilities(capabilities, &format!("{prefix}capabilities"), findings);
+        unknown_capabilities(capabilities, &format!("{prefix}capabilities"), kernel_has_more, findings);
     }
 }
 

@@ -180,29 +180,40 @@ pub fn capability_bit(name: &str) -> Option<u8> {
     u8::try_from(index).ok()
 }
 
-/// Takes the names that are not known out of a `capabilities` object of a configuration, so that it can be read. A name
-/// of the form `CAP_X` may be one of a newer kernel and is a warning; anything else is a problem. `prefix` is the field
-/// of the object: `process.capabilities`.
-pub fn unknown_capabilities(json: &mut Value, prefix: &str, findings: &mut Findings) {
+/// True when the kernel has capabilities that berth has no name for. What cannot be read counts as no.
+pub fn kernel_has_more() -> bool {
+    let last = std::fs::read_to_string("/proc/sys/kernel/cap_last_cap").unwrap_or_default();
+    last.trim().parse::<usize>().is_ok_and(|last| last >= TABLE.len())
+}
+
+/// Takes the names that are not known out of a `capabilities` object of a configuration, so that it can be read. Such a
+/// name is a mistake and a problem; on a kernel that has capabilities which berth cannot name (`kernel_has_more`) it may be one
+/// of those, and is a warning. `prefix` is the field of the object: `process.capabilities`.
+pub fn unknown_capabilities(
+    json: &mut Value,
+    prefix: &str,
+    kernel_has_more: impl Fn() -> bool,
+    findings: &mut Findings,
+) {
     for set in SETS {
         let Some(names) = json.get_mut(set).and_then(Value::as_array_mut) else { continue };
         names.retain(|value| {
             // what is no text is left to the reader of the whole, which names the wrong type
             let Some(name) = value.as_str() else { return true };
-            let field = || format!("{prefix}.{set}");
+            if capability_bit(name).is_some() {
+                return true;
+            }
+            let field = format!("{prefix}.{set}");
             if after_prefix(name).is_none() {
-                findings.problem_hint(
-                    field(),
-                    format!("{name:?} is not a capability name"),
-                    "they begin with CAP_",
-                );
-                return false;
+                let why = format!("{name:?} is not a capability name");
+                findings.problem_hint(field, why, "they begin with CAP_");
+            } else if kernel_has_more() {
+                findings.warn(field, format!("{name:?} is an unknown capability and not granted"));
+            } else {
+                let why = format!("{name:?} is no capability that Linux has");
+                findings.problem_hint(field, why, "capabilities(7) lists them");
             }
-            let known = capability_bit(name).is_some();
-            if !known {
-                findings.warn(field(), format!("{name:?} is an unknown capability and not granted"));
-            }
-            known
+            false
         });
     }
 }
@@ -390,13 +401,19 @@ mod tests {
     #[test]
     fn unknown_capability_names_are_taken_out() {
         let mut findings = Findings::default();
-        let mut json =
-            json!({"bounding": ["CAP_CHOWN", "CAP_NEWEST", "TEST_CAP"], "permitted": ["chown", 3]});
-        unknown_capabilities(&mut json, "process.capabilities", &mut findings);
+        let given = json!({"bounding": ["CAP_CHOWN", "CAP_NEWEST", "TEST_CAP"], "permitted": ["chown", 3]});
+        let mut json = given.clone();
+        unknown_capabilities(&mut json, "process.capabilities", || true, &mut findings);
         assert_eq!(json, json!({"bounding": ["CAP_CHOWN"], "permitted": [3]}));
         assert_eq!(findings.warnings.len(), 1);
         assert!(findings.warnings[0].why.contains("CAP_NEWEST"));
         let fields: Vec<_> = findings.problems.iter().map(|problem| problem.field.as_str()).collect();
         assert_eq!(fields, ["process.capabilities.bounding", "process.capabilities.permitted"]);
+        let mut findings = Findings::default();
+        let mut json = given;
+        unknown_capabilities(&mut json, "process.capabilities", || false, &mut findings);
+        assert!(findings.warnings.is_empty());
+        assert_eq!(findings.problems.len(), 3);
+        assert!(findings.problems[0].why.contains("CAP_NEWEST"), "{findings:?}");
     }
 }

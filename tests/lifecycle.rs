@@ -84,6 +84,23 @@ fn start_is_refused_when_stopped() {
 }
 
 #[test]
+fn start_without_a_process_says_so_and_the_container_stops() {
+    if !only_berth("runc refuses the configuration, crun says nothing") {
+        return;
+    }
+    let Some(b) = bundle("") else { return };
+    let b = b.with(|c| drop(c.as_object_mut().unwrap().remove("process")));
+    let c = b.create();
+    assert_eq!(c.status(), "created");
+    let said = c.say(&["start"]).ok();
+    assert!(said.err.contains("has no process"), "{said:?}");
+    assert_eq!(c.status(), "stopped");
+    c.say(&["start"]).fails(1, "stopped");
+    c.say(&["delete"]).ok();
+    b.assert_nothing_left();
+}
+
+#[test]
 fn delete_is_refused_when_running() {
     let Some(b) = bundle(FOREVER) else { return };
     let c = b.start();

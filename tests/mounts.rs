@@ -7,7 +7,7 @@ mod support;
 use std::fs;
 
 use serde_json::json;
-use support::{Bundle, bundle, mountinfo, only_berth};
+use support::{Bundle, bundle, mountinfo, only_berth, skip};
 
 const SHOW: &str = "cat /proc/self/mountinfo";
 
@@ -141,6 +141,32 @@ fn propagation_reads_back() {
         let found = mount.tags.iter().any(|t| t.starts_with(tag));
         assert!(if tag.is_empty() { mount.tags.is_empty() } else { found }, "{option}: {mount:?}");
     }
+}
+
+/// The kernel's version, as far as it counts.
+fn kernel() -> (u32, u32) {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.trim().parse().ok());
+    (numbers.next().unwrap(), numbers.next().unwrap())
+}
+
+/// Kernels before 6.8 list mounts in the order in which they were attached; those before 6.15 refuse a copy of a detached mount.
+#[test]
+fn mounts_are_listed_in_their_order_and_peers_of_the_host_too() {
+    let Some(b) = bundle(SHOW) else { return };
+    let b = b
+        .mount("/mnt", "tmpfs", "tmpfs", &[])
+        .mount("/data", "bind", "/etc", &["bind", "shared"])
+        .mount("/tmp", "bind", "/etc", &["rbind", "rshared"])
+        .mount("/root", "tmpfs", "tmpfs", &[]);
+    let order = ["/mnt", "/data", "/tmp", "/root"];
+    let said = b.run().ok();
+    let listed: Vec<String> = mountinfo(&said.out).into_iter().map(|mount| mount.point).collect();
+    let listed: Vec<&str> = listed.iter().map(String::as_str).filter(|point| order.contains(point)).collect();
+    if listed == ["/data", "/tmp", "/mnt", "/root"] && kernel() < (6, 15) {
+        return skip("this kernel makes no copy of a detached mount");
+    }
+    assert_eq!(listed, order);
 }
 
 #[test]

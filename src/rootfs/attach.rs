@@ -79,7 +79,7 @@ impl Attach<'_> {
             // its errors have the title already
             Kind::Bind(path) => {
                 let mount = match clone {
-                    Some(clone) => clone,
+                    Some(clone) => self.in_order(clone),
                     None => self.clone_from_host(path)?,
                 };
                 self.bind(mount).with_context(|| title(step))
@@ -110,6 +110,12 @@ impl Attach<'_> {
             }
             Err(errno) => Err(source_error(errno)).with_context(|| title(self.step)),
         }
+    }
+
+    /// The kernel lists mounts by when they were made (since Linux 6.8), and people read that list as the order of `mounts`. So
+    /// what was cloned ahead is cloned once more, as a peer of itself; kernels before 6.15 refuse that, and nothing but the list differs.
+    fn in_order(&self, clone: MountFd) -> MountFd {
+        MountFd::clone_of(clone.as_fd(), self.step.options.rbind).unwrap_or(clone)
     }
 
     fn bind(&mut self, mount: MountFd) -> Result<()> {

@@ -13,9 +13,10 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 
 use crate::channel::{Channel, Failure, FromInit, FromRuntime};
+use crate::error::{HookFailed, text};
 use crate::executable::{self, Executable};
 use crate::gate;
-use crate::hooks;
+use crate::hooks::{OutputFiles, Stage};
 use crate::namespaces::{self, Kind};
 use crate::network;
 use crate::plan::{Plan, Program};
@@ -47,6 +48,8 @@ pub struct Kit {
     pub gate: Option<OwnedFd>,
     /// The compiled filter and its flags.
     pub seccomp: Option<(Vec<Instruction>, u64)>,
+    /// Where the hooks that init runs write to.
+    pub hook_output: OutputFiles,
     /// The namespaces of the container's init, all at once, for exec: its pidfd and the `CLONE_NEW*` flags.
     pub container: Option<(OwnedFd, u64)>,
     /// The root directory of the container's init, for exec into a container without a mount namespace.
@@ -60,6 +63,8 @@ impl Kit {
         kept.extend(self.tasks.iter().map(AsRawFd::as_raw_fd));
         kept.extend(self.joins.iter().map(|(_, fd)| fd.as_raw_fd()));
         kept.extend(self.gate.iter().map(AsRawFd::as_raw_fd));
+        let output = [&self.hook_output.stdout, &self.hook_output.stderr];
+        kept.extend(output.into_iter().flatten().map(AsRawFd::as_raw_fd));
         kept.extend(self.container.iter().map(|(fd, _)| fd.as_raw_fd()));
         kept.extend(self.root.iter().map(AsRawFd::as_raw_fd));
         close_all_but(preserved, kept)
@@ -226,8 +231,14 @@ fn build<'p>(kit: &mut Kit, plan: &'p Plan) -> Result<Option<Ready<'p>>> {
         request(&kit.channel, &FromInit::Hooks)?;
     }
     if !plan.hooks.create_container.is_empty() {
-        let state = state::for_hooks(plan, state::Status::Created, nix::unistd::getpid().as_raw());
-        hooks::run("createContainer", &plan.hooks.create_container, &state)?;
+        let stage = Stage {
+            kind: "createContainer",
+            state: &state_of_ours(plan),
+            directory: Some(&plan.bundle),
+            output: &kit.hook_output,
+            confine: &|| Ok(()),
+        };
+        stage.run(&plan.hooks.create_container)?;
     }
     rootfs.switch(&plan.rootfs)?;
     if let Some(program) = program {
@@ -238,6 +249,11 @@ fn build<'p>(kit: &mut Kit, plan: &'p Plan) -> Result<Option<Ready<'p>>> {
     let Some(program) = program else { return Ok(None) };
     program.labels.apply(&proc)?;
     ready(program).map(Some)
+}
+
+/// What a hook is told that runs in the container: its process as the container sees it (runtime.md, "State").
+fn state_of_ours(plan: &Plan) -> Vec<u8> {
+    state::for_hooks(plan, state::Status::Created, nix::unistd::getpid().as_raw())
 }
 
 /// What needs the new root while it can still be written to.
@@ -429,7 +445,7 @@ fn report_ready(channel: &Channel) {
 
 /// The last stretch: ready, the gate, startContainer hooks, and the program.
 fn run(kit: Kit, ready: &Ready<'_>, plan: Option<&Plan>) -> ! {
-    let Kit { channel, gate, seccomp, .. } = kit;
+    let Kit { channel, gate, seccomp, hook_output, .. } = kit;
     report_ready(&channel);
     let report = match gate {
         None => channel,
@@ -443,9 +459,15 @@ fn run(kit: Kit, ready: &Ready<'_>, plan: Option<&Plan>) -> ! {
     };
     let seccomp = seccomp.as_ref().map(|(program, flags)| (program.as_slice(), *flags));
     if let Some(plan) = plan.filter(|plan| !plan.hooks.start_container.is_empty()) {
-        let state = state::for_hooks(plan, state::Status::Created, nix::unistd::getpid().as_raw());
-        if let Err(failure) = hooks::run("startContainer", &plan.hooks.start_container, &state) {
-            fail(&report, &failure);
+        let stage = Stage {
+            kind: "startContainer",
+            state: &state_of_ours(plan),
+            directory: None,
+            output: &hook_output,
+            confine: &|| take_rights_away(ready, seccomp).map_err(|(_, errno)| errno),
+        };
+        if let Err(failure) = stage.run(&plan.hooks.start_container) {
+            fail(&report, &HookFailed(text(&failure)).into());
         }
     }
     let refusals = Refusals::new(&ready.executable);
@@ -460,35 +482,43 @@ fn run(kit: Kit, ready: &Ready<'_>, plan: Option<&Plan>) -> ! {
     tasks::exit_now(EXIT_FAILED)
 }
 
-/// From the runtime's privileges to the program's. After the filter is loaded: no allocation, no logging, a fixed list of
-/// system calls. Without no_new_privs the filter needs CAP_SYS_ADMIN, so it is loaded first of all; with it, last.
+/// From the runtime's privileges to the program, as which it returns only when that fails. After the filter is loaded: no
+/// allocation, no logging, a fixed list of system calls.
 fn become_program<'r>(
     ready: &Ready<'_>,
     seccomp: Option<(&[Instruction], u64)>,
     refusals: &'r Refusals,
 ) -> &'r [u8] {
+    umask(Mode::from_bits_truncate(ready.program.credentials.umask.unwrap_or(0o022)));
+    match take_rights_away(ready, seccomp) {
+        Ok(()) => refusals.of_exec(tasks::execve(ready.executable.path(), &ready.args, &ready.env)),
+        Err((step, _)) => refusals.of(step),
+    }
+}
+
+/// From the runtime's privileges to those of the program. Without no_new_privs the filter needs CAP_SYS_ADMIN, so it is loaded
+/// first of all; with it, last.
+fn take_rights_away(ready: &Ready<'_>, seccomp: Option<(&[Instruction], u64)>) -> Result<(), (Step, Errno)> {
+    let at = |step: Step| move |errno: Errno| (step, errno);
     let program = ready.program;
     let user = &program.credentials;
-    umask(Mode::from_bits_truncate(user.umask.unwrap_or(0o022)));
-    if user.drop_bounding().is_err() {
-        return refusals.of(Step::Bounding);
+    user.drop_bounding().map_err(at(Step::Bounding))?;
+    if !user.no_new_privileges {
+        load(seccomp).map_err(at(Step::Seccomp))?;
     }
-    if !user.no_new_privileges && load(seccomp).is_err() {
-        return refusals.of(Step::Seccomp);
+    user.become_user(ready.setgroups_allowed).map_err(at(Step::User))?;
+    user.set_capabilities().map_err(at(Step::Capabilities))?;
+    if ready.cwd_pending {
+        nix::unistd::chdir(program.cwd.as_c_str()).map_err(at(Step::Cwd))?;
+        if !paths::is_below_root() {
+            return Err((Step::Cwd, Errno::EACCES));
+        }
     }
-    if user.become_user(ready.setgroups_allowed).is_err() {
-        return refusals.of(Step::User);
+    if user.no_new_privileges {
+        nix::sys::prctl::set_no_new_privs().map_err(at(Step::Seccomp))?;
+        load(seccomp).map_err(at(Step::Seccomp))?;
     }
-    if user.set_capabilities().is_err() {
-        return refusals.of(Step::Capabilities);
-    }
-    if ready.cwd_pending && (nix::unistd::chdir(program.cwd.as_c_str()).is_err() || !paths::is_below_root()) {
-        return refusals.of(Step::Cwd);
-    }
-    if user.no_new_privileges && (nix::sys::prctl::set_no_new_privs().is_err() || load(seccomp).is_err()) {
-        return refusals.of(Step::Seccomp);
-    }
-    refusals.of_exec(tasks::execve(ready.executable.path(), &ready.args, &ready.env))
+    Ok(())
 }
 
 fn load(seccomp: Option<(&[Instruction], u64)>) -> nix::Result<()> {

@@ -129,13 +129,7 @@ impl Plan {
             format!("move the network device {:?} to the container as {:?}", device.name, device.new_name)
         }));
         lines.extend(self.rootfs.describe());
-        for (kind, hooks) in [
-            ("prestart", &self.hooks.prestart),
-            ("createRuntime", &self.hooks.create_runtime),
-            ("createContainer", &self.hooks.create_container),
-        ] {
-            lines.extend(hooks.iter().map(|hook| format!("run {kind} hook {:?}", hook.path)));
-        }
+        lines.extend(self.hooks.describe());
         lines.extend(
             self.sysctls.iter().map(|sysctl| format!("write {:?} to {:?}", sysctl.value, sysctl.path)),
         );
@@ -235,7 +229,7 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
         cgroup,
         rootfs,
         sysctls,
-        hooks: hooks::plan(spec.hooks().as_ref(), findings),
+        hooks: hooks::plan(spec.hooks().as_ref(), spec.annotations().as_ref(), bundle, findings),
         seccomp,
         program,
     }

@@ -17,6 +17,7 @@ use crate::gate;
 use crate::hooks::{Hooks, Stage};
 use crate::host::Host;
 use crate::init::Kit;
+use crate::landlock;
 use crate::log::Log;
 use crate::namespaces::{self, Kind};
 use crate::network;
@@ -31,6 +32,7 @@ use crate::scheduling;
 use crate::seccomp;
 use crate::seccomp_cache;
 use crate::state::{self, Directory, Process, Root, State, Status};
+use crate::sys;
 use crate::sys::bpf::Instruction;
 use crate::terminal::{Receiver, Relay};
 
@@ -163,6 +165,9 @@ pub fn plan(
     request.denials = plan::denials(&config.spec, &request, host);
     if config.spec.linux().as_ref().is_some_and(|linux| linux.intel_rdt().is_some()) {
         request.resctrl = resctrl::mount_point()?;
+    }
+    if landlock::is_wanted(config.spec.annotations().as_ref()) {
+        request.landlock_abi = sys::landlock::abi().context("ask the kernel for Landlock")?;
     }
     let plan = plan::make(&config.spec, &config.bundle, &request, host, findings);
     Ok((config, plan))

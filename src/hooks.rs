@@ -93,7 +93,7 @@ impl Output {
             let path = annotations?.get(name)?;
             if path.is_empty() || path.contains('\0') {
                 findings
-                    .problem(format!("annotations.{name}"), format!("{path:?} is not the path of a file"));
+                    .problem(format!("annotations[{name:?}]"), format!("{path:?} is not the path of a file"));
             }
             Some(bundle.join(path))
         };
@@ -108,7 +108,7 @@ impl Output {
             let Some(path) = path else { return Ok(None) };
             open(path, flags, Mode::from_bits_truncate(0o600))
                 .map(Some)
-                .with_context(|| format!("annotations.{name}: open {path:?}"))
+                .with_context(|| format!("annotations[{name:?}]: open {path:?}"))
         };
         let [stdout, stderr] = OUTPUT_ANNOTATIONS;
         Ok(OutputFiles { stdout: one(stdout, &self.stdout)?, stderr: one(stderr, &self.stderr)? })

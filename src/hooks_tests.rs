@@ -194,7 +194,7 @@ fn the_files_for_output_begin_at_the_bundle() {
     assert_eq!(planned_output, expected);
     assert_eq!(findings, Findings::default());
     planned(&hooks, &[(stderr, "")], &mut findings);
-    assert_eq!(findings.problems[0].field, "annotations.run.oci.hooks.stderr");
+    assert_eq!(findings.problems[0].field, "annotations[\"run.oci.hooks.stderr\"]");
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn output_files_are_appended_to_and_the_rest_is_kept_for_the_error() {
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "out\nout\n");
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let error = Output { stderr: Some("/no/such/file".into()), stdout: None }.open().unwrap_err();
-    assert!(text(&error).starts_with("annotations.run.oci.hooks.stderr: open \"/no/such/file\""));
+    assert!(text(&error).starts_with("annotations[\"run.oci.hooks.stderr\"]: open \"/no/such/file\""));
 }
 
 #[test]

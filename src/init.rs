@@ -24,6 +24,7 @@ use crate::proc::Proc;
 use crate::rootfs::{self, Rootfs};
 use crate::state;
 use crate::sys::bpf::{Instruction, load_seccomp};
+use crate::sys::landlock::restrict_self;
 use crate::sys::tasks::{self, CStrings, Clone, Cloned};
 use crate::sys::{credentials, descriptors, paths, terminal};
 use crate::sysctl;
@@ -186,7 +187,7 @@ pub fn exec(mut kit: Kit, program: &Program) -> ! {
         if !program.labels.is_empty() {
             program.labels.apply(&Proc::open()?)?;
         }
-        ready(program)
+        ready(program, &kit.channel)
     });
     match built {
         Ok(ready) => run(kit, &ready, None),
@@ -248,7 +249,7 @@ fn build<'p>(kit: &mut Kit, plan: &'p Plan) -> Result<Option<Ready<'p>>> {
     rootfs.finish(&plan.rootfs)?;
     let Some(program) = program else { return Ok(None) };
     program.labels.apply(&proc)?;
-    ready(program).map(Some)
+    ready(program, &kit.channel).map(Some)
 }
 
 /// What a hook is told that runs in the container: its process as the container sees it (runtime.md, "State").
@@ -365,16 +366,20 @@ struct Ready<'p> {
     args: CStrings,
     env: CStrings,
     setgroups_allowed: bool,
+    /// The Landlock rule set.
+    landlock: Option<OwnedFd>,
     /// Only the user itself can enter the working directory.
     cwd_pending: bool,
 }
 
-fn ready(program: &Program) -> Result<Ready<'_>> {
+fn ready<'p>(program: &'p Program, channel: &Channel) -> Result<Ready<'p>> {
     let credentials = &program.credentials;
     own_streams(credentials.uid)?;
     program.inherited.apply()?;
     let cwd_pending = !enter_cwd(program)?;
     let executable = executable::find(program)?;
+    let mut warn = |warning| channel.send(&FromInit::Warn(warning), None);
+    let landlock = program.inherited.landlock.as_ref().map(|rules| rules.make(&mut warn)).transpose()?;
     let mut env = program.env.clone();
     if !program.has_home {
         env.retain(|entry| !entry.as_bytes().starts_with(b"HOME="));
@@ -386,6 +391,7 @@ fn ready(program: &Program) -> Result<Ready<'_>> {
         args: CStrings::new(program.args.clone()),
         env: CStrings::new(env),
         setgroups_allowed: credentials::may_setgroups(),
+        landlock,
         cwd_pending,
     })
 }
@@ -471,8 +477,8 @@ fn run(kit: Kit, ready: &Ready<'_>, plan: Option<&Plan>) -> ! {
         }
     }
     let refusals = Refusals::new(&ready.executable);
-    let fd = report.fd().as_raw_fd();
-    let last = tasks::reset_signals().and_then(|()| close_all_but(ready.program.preserve_fds, vec![fd]));
+    let kept = ready.landlock.iter().chain([report.fd()]).map(AsRawFd::as_raw_fd).collect();
+    let last = tasks::reset_signals().and_then(|()| close_all_but(ready.program.preserve_fds, kept));
     if let Err(errno) = last {
         fail(&report, &anyhow::Error::from(errno).context("prepare to run the program"));
     }
@@ -496,14 +502,15 @@ fn become_program<'r>(
     }
 }
 
-/// From the runtime's privileges to those of the program. Without no_new_privs the filter needs CAP_SYS_ADMIN, so it is loaded
-/// first of all; with it, last.
+/// From the runtime's privileges to those of the program. Without no_new_privs Landlock and the filter need CAP_SYS_ADMIN, so they
+/// come first of all; with it, last. The filter may forbid the other.
 fn take_rights_away(ready: &Ready<'_>, seccomp: Option<(&[Instruction], u64)>) -> Result<(), (Step, Errno)> {
     let at = |step: Step| move |errno: Errno| (step, errno);
     let program = ready.program;
     let user = &program.credentials;
     user.drop_bounding().map_err(at(Step::Bounding))?;
     if !user.no_new_privileges {
+        restrict(ready).map_err(at(Step::Landlock))?;
         load(seccomp).map_err(at(Step::Seccomp))?;
     }
     user.become_user(ready.setgroups_allowed).map_err(at(Step::User))?;
@@ -516,9 +523,14 @@ fn take_rights_away(ready: &Ready<'_>, seccomp: Option<(&[Instruction], u64)>) -
     }
     if user.no_new_privileges {
         nix::sys::prctl::set_no_new_privs().map_err(at(Step::Seccomp))?;
+        restrict(ready).map_err(at(Step::Landlock))?;
         load(seccomp).map_err(at(Step::Seccomp))?;
     }
     Ok(())
+}
+
+fn restrict(ready: &Ready<'_>) -> nix::Result<()> {
+    ready.landlock.as_ref().map_or(Ok(()), |ruleset| restrict_self(ruleset.as_fd()))
 }
 
 fn load(seccomp: Option<(&[Instruction], u64)>) -> nix::Result<()> {
@@ -531,6 +543,7 @@ fn load(seccomp: Option<(&[Instruction], u64)>) -> nix::Result<()> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
     Bounding,
+    Landlock,
     Seccomp,
     User,
     Capabilities,
@@ -551,6 +564,10 @@ impl Refusals {
         };
         let steps = [
             (Step::Bounding, "process.capabilities.bounding: cannot be dropped"),
+            (
+                Step::Landlock,
+                "Landlock: the rule set cannot be put in force (it needs noNewPrivileges or CAP_SYS_ADMIN, and 16 are the most that a process can have)",
+            ),
             (Step::Seccomp, "linux.seccomp: the kernel refused the filter"),
             (Step::User, "process.user: the ids cannot be set (are they mapped in the user namespace?)"),
             (Step::Capabilities, "process.capabilities: cannot be set"),

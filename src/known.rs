@@ -4,6 +4,7 @@ use crate::cgroups::systemd;
 use crate::features::{Cgroup, IntelRdt, Known, MemoryPolicy};
 use crate::hooks::{self, Hooks};
 use crate::inherited;
+use crate::landlock;
 use crate::mounts;
 use crate::namespaces::Kind;
 use crate::seccomp;
@@ -34,7 +35,7 @@ pub fn known() -> Known {
             .collect(),
         libseccomp: version.map(|version| format!("{}.{}.{}", version.major, version.minor, version.micro)),
         cgroup: Cgroup { v1: true, v2: true, systemd: true, systemd_user: true, rdma: true },
-        unsafe_annotations: [systemd::ANNOTATION]
+        unsafe_annotations: [systemd::ANNOTATION, landlock::ANNOTATION]
             .into_iter()
             .chain(hooks::OUTPUT_ANNOTATIONS)
             .map(str::to_owned)

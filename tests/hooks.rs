@@ -411,7 +411,7 @@ fn a_file_for_what_hooks_say_that_cannot_be_opened_is_an_error_before_a_hook_run
     let file = place(&b, "createRuntime", "ran");
     let b = with_hook(b, "createRuntime", &format!("echo > {file}"))
         .with(|c| c["annotations"] = json!({ "run.oci.hooks.stderr": "/no/such/file" }));
-    b.try_create(&[]).fails(1, "annotations.run.oci.hooks.stderr: open \"/no/such/file\"");
+    b.try_create(&[]).fails(1, "annotations[\"run.oci.hooks.stderr\"]: open \"/no/such/file\"");
     assert!(!b.root("ran").exists());
     b.assert_nothing_left();
 }

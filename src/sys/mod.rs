@@ -5,6 +5,7 @@
 pub mod bpf;
 pub mod credentials;
 pub mod descriptors;
+pub mod landlock;
 pub mod limits;
 pub mod mounts;
 pub mod network;

@@ -6,6 +6,9 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::host_features::HostFeatures;
+use crate::landlock;
+
 /// The oldest runtime-spec that is accepted.
 const OLDEST: &str = "1.0.0";
 
@@ -99,6 +102,9 @@ struct Features {
     annotations: BTreeMap<&'static str, String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     potentially_unsafe_config_annotations: Vec<String>,
+    /// Not of the spec, whose object must have no other properties: there only when it is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<HostFeatures>,
 }
 
 #[derive(Serialize)]
@@ -139,9 +145,12 @@ struct Enabled {
 }
 
 /// The features object, indented, with a line end.
-pub fn json(known: Known) -> Result<String> {
-    let mut annotations =
-        BTreeMap::from([("org.opencontainers.runc.checkpoint.enabled", "false".to_owned())]);
+pub fn json(known: Known, host: Option<HostFeatures>) -> Result<String> {
+    let mut annotations = BTreeMap::from([
+        ("io.berth.version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("io.berth.landlock.version", landlock::VERSION.to_string()),
+        ("org.opencontainers.runc.checkpoint.enabled", "false".to_owned()),
+    ]);
     if let Some(version) = known.libseccomp {
         annotations.insert("io.github.seccomp.libseccomp.version", version);
     }
@@ -171,6 +180,7 @@ pub fn json(known: Known) -> Result<String> {
         },
         annotations,
         potentially_unsafe_config_annotations: sorted(known.unsafe_annotations),
+        host,
     };
     Ok(serde_json::to_string_pretty(&features).context("features: write JSON")? + "\n")
 }
@@ -192,7 +202,7 @@ mod tests {
     }
 
     fn parsed(known: Known) -> Value {
-        serde_json::from_str(&json(known).unwrap()).unwrap()
+        serde_json::from_str(&json(known, None).unwrap()).unwrap()
     }
 
     #[test]

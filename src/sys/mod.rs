@@ -10,6 +10,7 @@ pub mod limits;
 pub mod mounts;
 pub mod network;
 pub mod paths;
+pub mod probe;
 pub mod scheduling;
 pub mod tasks;
 pub mod terminal;

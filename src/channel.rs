@@ -35,7 +35,7 @@ use nix::sys::socket::{
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{self, Hinted};
+use crate::error::{self, Hinted, HookFailed};
 use crate::sys::descriptors::received;
 
 /// The longest message in bytes. Longer error texts are cut.
@@ -96,6 +96,9 @@ pub struct Failure {
     pub hint: Option<String>,
     /// The kernel's error number at the chain's end.
     pub errno: Option<i32>,
+    /// It is a hook that has failed.
+    #[serde(default)]
+    pub hook: bool,
 }
 
 impl From<&anyhow::Error> for Failure {
@@ -106,13 +109,15 @@ impl From<&anyhow::Error> for Failure {
             end -= 1;
         }
         text.truncate(end);
-        Self { text, hint: error::hint(failure), errno: error::errno(failure).map(|errno| errno as i32) }
+        let errno = error::errno(failure).map(|errno| errno as i32);
+        Self { text, hint: error::hint(failure), errno, hook: failure.is::<HookFailed>() }
     }
 }
 
 impl From<Failure> for anyhow::Error {
     fn from(failure: Failure) -> Self {
         match failure.hint {
+            _ if failure.hook => HookFailed(failure.text).into(),
             Some(hint) => Hinted { message: failure.text, hint }.into(),
             None => anyhow::anyhow!("{}", failure.text),
         }
@@ -220,6 +225,15 @@ mod tests {
         let Some((FromInit::Failed(failure), None)) = ours.receive::<FromInit>().unwrap() else { panic!() };
         assert_eq!(failure.errno, Some(libc::ENOENT));
         assert_eq!(error::text(&failure.into()), "mounts[2]: bind \"/srv\": no such file or directory");
+    }
+
+    #[test]
+    fn a_hooks_failure_is_known_as_one_on_the_other_side() {
+        let failure = Failure::from(&HookFailed("hooks.startContainer[0]: x".to_owned()).into());
+        let arrived: anyhow::Error = failure.into();
+        assert!(arrived.is::<HookFailed>());
+        assert_eq!(error::text(&arrived), "hooks.startContainer[0]: x");
+        assert!(!anyhow::Error::from(Failure::from(&anyhow::anyhow!("x"))).is::<HookFailed>());
     }
 
     #[test]

@@ -12,11 +12,11 @@ use crate::cgroups;
 use crate::cgroups::systemd::Manager;
 use crate::config;
 use crate::creation::{self, Made, Purpose};
-use crate::error::{DoesNotExist, NotRunning, hinted, text};
+use crate::error::{DoesNotExist, HookFailed, NotRunning, hinted, text};
 use crate::findings::Findings;
 use crate::foreground::{self, Signals};
 use crate::gate;
-use crate::hooks::{self, Hooks};
+use crate::hooks::{self, Hooks, Stage};
 use crate::host::Host;
 use crate::log::Log;
 use crate::members;
@@ -55,6 +55,15 @@ pub struct Seen {
     pub status: Status,
     /// What is saved; `None` when its creation has not got as far.
     pub state: Option<State>,
+}
+
+/// What is known of a container that is to be destroyed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// Its init has ended.
+    Ended,
+    /// It may live.
+    Alive,
 }
 
 impl Seen {
@@ -180,33 +189,39 @@ impl Runtime<'_> {
         match result {
             Ok((status, ended)) => {
                 if ended && !options.keep {
-                    self.delete_ended(&state)?;
+                    self.destroy_ours(&state, Left::Ended)?;
                 }
                 Ok(status)
             }
             Err(error) => {
                 // what cannot start does not stay
-                self.forget(&options.create.id);
+                self.end(&state);
                 Err(error)
             }
         }
     }
 
-    /// The container of a foreground `run` has ended. Somebody else may have deleted it meanwhile, and have made another
-    /// one with its id.
-    fn delete_ended(&self, ours: &State) -> Result<()> {
+    /// Destroys a container that we have made or started. Somebody else may have deleted it meanwhile, and have made another one
+    /// with its id.
+    fn destroy_ours(&self, ours: &State, left: Left) -> Result<()> {
         let Some(directory) = self.open_root()?.find(&ours.id)? else { return Ok(()) };
         let directory = directory.lock()?;
         match directory.load()? {
-            Some(state) if state.init == ours.init => self.destroy(&directory, Some(&state), true),
+            Some(state) if state.init == ours.init => {
+                if left == Left::Alive {
+                    kill_all(&state)?;
+                }
+                self.destroy(&directory, Some(&state), true)
+            }
             _ => Ok(()),
         }
     }
 
-    fn forget(&self, id: &str) {
-        let forced = DeleteOptions { id: id.to_owned(), force: true };
-        if let Err(error) = self.delete(&forced) {
-            self.log.warn(&format!("delete {id:?}: {}", text(&error)));
+    /// Stops and destroys a container that cannot start, which ends with its poststop hooks (runtime-spec, runtime.md,
+    /// lifecycle, step 12). The failure that led here is what the user is told.
+    fn end(&self, ours: &State) {
+        if let Err(error) = self.destroy_ours(ours, Left::Alive) {
+            self.log.warn(&format!("delete {:?}: {}", ours.id, text(&error)));
         }
     }
 
@@ -225,12 +240,18 @@ impl Runtime<'_> {
         }
         let relay = notify::Relay::make(&directory, &state)?;
         let channel = gate::start(&directory)?;
-        process::wait_for_program(&channel, state.cgroup.as_ref())?;
+        if let Err(error) = process::wait_for_program(&channel, state.cgroup.as_ref()) {
+            if error.is::<HookFailed>() {
+                drop(directory.unlock());
+                self.end(&state);
+            }
+            return Err(error);
+        }
         // from here on the listening socket is closed; its name is only tidied away
         directory.remove_file(gate::SOCKET).with_context(|| format!("remove {:?}", gate::SOCKET))?;
         // hooks may take their time, and the manager's READY may never come: others must be able to stop the container
         let directory = directory.unlock();
-        self.after_start(&directory, &state)?;
+        self.after_start(&directory, &state).inspect_err(|_| self.end(&state))?;
         if let (Some(relay), Some(init)) = (relay, state.init)
             && let Some(pidfd) = init.open()?
         {
@@ -248,17 +269,21 @@ impl Runtime<'_> {
         kill_all(state)
     }
 
-    /// poststart hooks: the program runs; if one fails, it is stopped (runtime-spec 1.3, lifecycle step 9).
+    /// poststart hooks: the program runs, and start is not done (runtime-spec 1.3, lifecycle step 9).
     fn after_start(&self, directory: &Directory, state: &State) -> Result<()> {
         if !state.poststart {
             return Ok(());
         }
-        let hooks = saved_hooks(directory)?;
-        hooks::run("poststart", &hooks.poststart, &state.for_hooks(Status::Running)).inspect_err(|_| {
-            if let Err(error) = kill_all(state) {
-                self.log.warn(&format!("stop the container: {}", text(&error)));
-            }
-        })
+        let hooks = saved_hooks(directory, state)?;
+        let output = hooks.output.open()?;
+        let stage = Stage {
+            kind: "poststart",
+            state: &state.for_hooks(Status::Running),
+            directory: Some(&state.bundle),
+            output: &output,
+            confine: &|| Ok(()),
+        };
+        stage.run(&hooks.poststart)
     }
 
     /// What `state` shows.
@@ -378,7 +403,7 @@ impl Runtime<'_> {
     /// are in its cgroup and not of its PID namespace.
     fn destroy(&self, directory: &Directory, state: Option<&State>, strays: bool) -> Result<()> {
         let hooks = match state {
-            Some(state) if state.poststop => saved_hooks(directory)
+            Some(state) if state.poststop => saved_hooks(directory, state)
                 .inspect_err(|error| self.log.warn(&format!("poststop hooks: {}", text(error))))
                 .ok(),
             _ => None,
@@ -402,7 +427,7 @@ impl Runtime<'_> {
         }
         directory.remove()?;
         if let (Some(hooks), Some(state)) = (hooks, state) {
-            for error in hooks::run_all("poststop", &hooks.poststop, &state.for_hooks(Status::Stopped)) {
+            for error in hooks.run_poststop(&state.for_hooks(Status::Stopped), Some(&state.bundle)) {
                 self.log.warn(&text(&error));
             }
         }
@@ -527,9 +552,10 @@ pub(crate) fn no_cgroup() -> anyhow::Error {
     )
 }
 
-fn saved_hooks(directory: &Directory) -> Result<Hooks> {
+fn saved_hooks(directory: &Directory, state: &State) -> Result<Hooks> {
     let spec = config::parse_saved(&directory.config()?)?;
-    Ok(hooks::plan(spec.hooks().as_ref(), &mut Findings::default()))
+    let (hooks, annotations) = (spec.hooks().as_ref(), spec.annotations().as_ref());
+    Ok(hooks::plan(hooks, annotations, &state.bundle, &mut Findings::default()))
 }
 
 /// `delete --force` of a container that is being created: its creator is stopped first.

@@ -14,9 +14,10 @@ use crate::config::{self, Config};
 use crate::error::{hinted, text};
 use crate::findings::Findings;
 use crate::gate;
-use crate::hooks::{self, Hook};
+use crate::hooks::{Hooks, Stage};
 use crate::host::Host;
 use crate::init::Kit;
+use crate::landlock;
 use crate::log::Log;
 use crate::namespaces::{self, Kind};
 use crate::network;
@@ -31,6 +32,7 @@ use crate::scheduling;
 use crate::seccomp;
 use crate::seccomp_cache;
 use crate::state::{self, Directory, Process, Root, State, Status};
+use crate::sys;
 use crate::sys::bpf::Instruction;
 use crate::terminal::{Receiver, Relay};
 
@@ -71,7 +73,7 @@ struct Undo<'l> {
     init: Option<Init>,
     pid_file: Option<PathBuf>,
     /// Hooks that end what others have begun, and their input (runtime-spec, lifecycle: a failing hook leads to step 12).
-    poststop: Option<(Vec<Hook>, Vec<u8>)>,
+    poststop: Option<(Hooks, Vec<u8>)>,
 }
 
 impl<'l> Undo<'l> {
@@ -140,7 +142,7 @@ impl Drop for Undo<'_> {
             note("give the id back", directory.remove());
         }
         if let Some((hooks, state)) = self.poststop.take() {
-            for error in hooks::run_all("poststop", &hooks, &state) {
+            for error in hooks.run_poststop(&state, None) {
                 note("hooks", Err(error));
             }
         }
@@ -163,6 +165,9 @@ pub fn plan(
     request.denials = plan::denials(&config.spec, &request, host);
     if config.spec.linux().as_ref().is_some_and(|linux| linux.intel_rdt().is_some()) {
         request.resctrl = resctrl::mount_point()?;
+    }
+    if landlock::is_wanted(config.spec.annotations().as_ref()) {
+        request.landlock_abi = sys::landlock::abi().context("ask the kernel for Landlock")?;
     }
     let plan = plan::make(&config.spec, &config.bundle, &request, host, findings);
     Ok((config, plan))
@@ -310,6 +315,7 @@ impl<'a> Making<'a> {
             joins: joins.map(|join| Ok((join.kind, namespaces::open_join(join)?))).collect::<Result<_>>()?,
             gate: (self.purpose == Purpose::Later).then(|| gate::make(directory)).transpose()?,
             seccomp,
+            hook_output: self.plan.hooks.open_output_for_init()?,
             container: None,
             root: None,
         };
@@ -317,7 +323,7 @@ impl<'a> Making<'a> {
             undo.host_mounts = Some(state.rootfs.clone());
         }
         if !self.plan.hooks.poststop.is_empty() {
-            undo.poststop = Some((self.plan.hooks.poststop.clone(), state.for_hooks(Status::Stopped)));
+            undo.poststop = Some((self.plan.hooks.clone(), state.for_hooks(Status::Stopped)));
         }
         undo.init = Some(process::spawn_container(&self.plan, kit, ours, entry.directory.as_ref())?);
         Ok(())
@@ -476,10 +482,18 @@ pub fn saved_filter(directory: &Directory) -> Result<Option<(Vec<Instruction>, u
 }
 
 /// runtime-spec, lifecycle steps 3 and 4: in the runtime's namespaces, once the container's are there, before pivot_root.
+///
+/// The status that they are told is `created`, as is that of createContainer hooks. The specification's texts differ: `creating`
+/// is "step 2 in the lifecycle" and `created` "after step 2", which is where these hooks are; but `created` is also when "the
+/// runtime has finished the create operation", of which they are a part. The steps decide: a state with `created` must have a
+/// pid, which these hooks live on, and the specification's own validation asks for it.
 fn run_early_hooks(plan: &Plan, pid: Pid) -> Result<()> {
     let state = state::for_hooks(plan, Status::Created, pid.as_raw());
-    hooks::run("prestart", &plan.hooks.prestart, &state)?;
-    hooks::run("createRuntime", &plan.hooks.create_runtime, &state)
+    let output = plan.hooks.output.open()?;
+    // we are in the bundle since its configuration was read
+    let stage = |kind| Stage { kind, state: &state, directory: None, output: &output, confine: &|| Ok(()) };
+    stage("prestart").run(&plan.hooks.prestart)?;
+    stage("createRuntime").run(&plan.hooks.create_runtime)
 }
 
 /// Decimal digits without a newline; a reader sees the whole file or none.

@@ -52,6 +52,18 @@ impl fmt::Display for NotRunning {
 
 impl std::error::Error for NotRunning {}
 
+/// A hook of start has failed, after which the container is destroyed (runtime-spec, runtime.md, lifecycle, step 7).
+#[derive(Debug, Clone)]
+pub struct HookFailed(pub String);
+
+impl fmt::Display for HookFailed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for HookFailed {}
+
 /// An error message that comes with advice. Both are texts for people.
 #[derive(Debug, Clone)]
 pub struct Hinted {

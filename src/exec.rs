@@ -19,6 +19,7 @@ use crate::credentials::parse_user;
 use crate::error::phrases;
 use crate::findings::Findings;
 use crate::foreground::{self, Signals};
+use crate::hooks::OutputFiles;
 use crate::init::Kit;
 use crate::namespaces::Kind;
 use crate::options::ExecOptions;
@@ -273,6 +274,7 @@ fn kit(
         joins: Vec::new(),
         gate: None,
         seccomp: creation::saved_filter(directory)?,
+        hook_output: OutputFiles::default(),
         container: Some((pidfd, state.namespaces)),
         root,
     };

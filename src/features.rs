@@ -6,16 +6,17 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result};
 use serde::Serialize;
 
+use crate::host_features::HostFeatures;
+use crate::landlock;
+
 /// The oldest runtime-spec that is accepted.
 const OLDEST: &str = "1.0.0";
-
-/// Every hook of the spec.
-const HOOKS: &[&str] =
-    &["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 
 /// What the tables that do the work know. `Default` knows nothing, so what is forgotten is not promised.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
+    /// The kinds of hooks, in their order.
+    pub hooks: Vec<&'static str>,
     /// Every option of a mount that is not file system data.
     pub mount_options: Vec<String>,
     /// Namespace types as in `linux.namespaces`.
@@ -95,12 +96,15 @@ pub struct MemoryPolicy {
 struct Features {
     oci_version_min: &'static str,
     oci_version_max: &'static str,
-    hooks: &'static [&'static str],
+    hooks: Vec<&'static str>,
     mount_options: Vec<String>,
     linux: Linux,
     annotations: BTreeMap<&'static str, String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     potentially_unsafe_config_annotations: Vec<String>,
+    /// Not of the spec, whose object must have no other properties: there only when it is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<HostFeatures>,
 }
 
 #[derive(Serialize)]
@@ -141,16 +145,19 @@ struct Enabled {
 }
 
 /// The features object, indented, with a line end.
-pub fn json(known: Known) -> Result<String> {
-    let mut annotations =
-        BTreeMap::from([("org.opencontainers.runc.checkpoint.enabled", "false".to_owned())]);
+pub fn json(known: Known, host: Option<HostFeatures>) -> Result<String> {
+    let mut annotations = BTreeMap::from([
+        ("io.berth.version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("io.berth.landlock.version", landlock::VERSION.to_string()),
+        ("org.opencontainers.runc.checkpoint.enabled", "false".to_owned()),
+    ]);
     if let Some(version) = known.libseccomp {
         annotations.insert("io.github.seccomp.libseccomp.version", version);
     }
     let features = Features {
         oci_version_min: OLDEST,
         oci_version_max: crate::spec::VERSION,
-        hooks: HOOKS,
+        hooks: known.hooks,
         mount_options: sorted(known.mount_options),
         linux: Linux {
             namespaces: sorted(known.namespaces),
@@ -173,6 +180,7 @@ pub fn json(known: Known) -> Result<String> {
         },
         annotations,
         potentially_unsafe_config_annotations: sorted(known.unsafe_annotations),
+        host,
     };
     Ok(serde_json::to_string_pretty(&features).context("features: write JSON")? + "\n")
 }
@@ -194,7 +202,7 @@ mod tests {
     }
 
     fn parsed(known: Known) -> Value {
-        serde_json::from_str(&json(known).unwrap()).unwrap()
+        serde_json::from_str(&json(known, None).unwrap()).unwrap()
     }
 
     #[test]
@@ -202,7 +210,7 @@ mod tests {
         let value = parsed(Known::default());
         assert_eq!(value["ociVersionMin"], "1.0.0");
         assert_eq!(value["ociVersionMax"], "1.3.0");
-        assert_eq!(value["hooks"].as_array().unwrap().len(), 6);
+        assert_eq!(value["hooks"], json!([]));
         assert_eq!(value["mountOptions"], json!([]));
         let linux = &value["linux"];
         assert_eq!(

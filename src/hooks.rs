@@ -1,30 +1,37 @@
 //! Programs that run at points of a container's life (`hooks`, runtime-spec, config.md, "POSIX-platform Hooks").
 //!
-//! A hook gets the state as JSON on its standard input, the environment that is given for it and nothing else of ours:
-//! no descriptor above 2, its own process group, default signals. It keeps the working directory of the caller, as with
-//! the peers: that is the bundle for the runtime. Nothing here needs `/proc`, so init can run hooks in the container.
+//! A hook gets the state as JSON on its standard input, and its environment is what is configured for it, so without `env`
+//! it is empty: nothing of the runtime's own leaks into it. No descriptor above 2 is open, it leads a process group, signals
+//! are at their defaults and the umask is 022. The specification leaves the working directory open: it is the bundle, whoever
+//! calls from wherever, and `process.cwd` for startContainer. Those hooks are programs of the image, so they run with no more
+//! rights than the container's process. Nothing here needs `/proc`, so init can run hooks in the container.
 
+use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use nix::errno::Errno;
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::stat::{Mode, umask};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
-use nix::unistd::{Pid, pipe2, setpgid};
+use nix::unistd::{Pid, chdir, pipe2, setpgid};
 use oci_spec::runtime;
 
 use crate::findings::Findings;
 use crate::sys::descriptors::{cloexec_from, place};
 use crate::sys::tasks::{self, CStrings, Clone, Cloned, pidfd_send_signal};
 
-/// How much of a hook's output is kept for its error.
+/// Annotations that name a file each, for the standard output and the standard error of all hooks; they are crun's.
+pub const OUTPUT_ANNOTATIONS: [&str; 2] = ["run.oci.hooks.stdout", "run.oci.hooks.stderr"];
+/// How much of a hook's output is kept for its error, in bytes: the last of it.
 const MAX_OUTPUT: usize = 4096;
 /// What the new process ends with when the program could not be run; the reason goes through a pipe.
 const NOT_RUN: i32 = 127;
@@ -57,11 +64,114 @@ pub struct Hooks {
     pub poststart: Vec<Hook>,
     /// After delete, in the runtime's namespaces.
     pub poststop: Vec<Hook>,
+    /// Where what they say goes.
+    pub output: Output,
+}
+
+/// Files that hooks write to, absolute. What has none is kept for the error of a hook that fails.
+#[derive(Debug, std::clone::Clone, Default, PartialEq, Eq)]
+pub struct Output {
+    /// For standard output.
+    pub stdout: Option<PathBuf>,
+    /// For standard error.
+    pub stderr: Option<PathBuf>,
+}
+
+/// The files of [`Output`], open.
+#[derive(Debug, Default)]
+pub struct OutputFiles {
+    /// For standard output.
+    pub stdout: Option<OwnedFd>,
+    /// For standard error.
+    pub stderr: Option<OwnedFd>,
+}
+
+impl Output {
+    /// `run.oci.hooks.stdout` and `run.oci.hooks.stderr`; a relative path begins at the bundle.
+    fn plan(annotations: Option<&HashMap<String, String>>, bundle: &Path, findings: &mut Findings) -> Self {
+        let mut file = |name: &str| {
+            let path = annotations?.get(name)?;
+            if path.is_empty() || path.contains('\0') {
+                findings
+                    .problem(format!("annotations[{name:?}]"), format!("{path:?} is not the path of a file"));
+            }
+            Some(bundle.join(path))
+        };
+        let [stdout, stderr] = OUTPUT_ANNOTATIONS;
+        Self { stdout: file(stdout), stderr: file(stderr) }
+    }
+
+    /// Opens the files to append to, made with mode 0600 where they are missing.
+    pub fn open(&self) -> anyhow::Result<OutputFiles> {
+        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let one = |name: &str, path: &Option<PathBuf>| -> anyhow::Result<Option<OwnedFd>> {
+            let Some(path) = path else { return Ok(None) };
+            open(path, flags, Mode::from_bits_truncate(0o600))
+                .map(Some)
+                .with_context(|| format!("annotations[{name:?}]: open {path:?}"))
+        };
+        let [stdout, stderr] = OUTPUT_ANNOTATIONS;
+        Ok(OutputFiles { stdout: one(stdout, &self.stdout)?, stderr: one(stderr, &self.stderr)? })
+    }
+}
+
+impl Hooks {
+    /// The hooks with the names of their kinds, in the order of a container's life.
+    pub fn by_kind(&self) -> [(&'static str, &[Hook]); 6] {
+        [
+            ("prestart", &self.prestart),
+            ("createRuntime", &self.create_runtime),
+            ("createContainer", &self.create_container),
+            ("startContainer", &self.start_container),
+            ("poststart", &self.poststart),
+            ("poststop", &self.poststop),
+        ]
+    }
+
+    /// One line a step of `create`, for `berth check --plan`.
+    pub fn describe(&self) -> Vec<String> {
+        let kinds = self.by_kind().into_iter().take(3);
+        let line = |kind: &str, hook: &Hook| format!("run {kind} hook {:?}", hook.path);
+        let runs = kinds.flat_map(|(kind, hooks)| hooks.iter().map(move |hook| line(kind, hook)));
+        let files = [("standard output", &self.output.stdout), ("standard error", &self.output.stderr)];
+        let told = files.into_iter().filter_map(|(what, file)| {
+            file.as_ref().map(|file| format!("append the {what} of hooks to {file:?}"))
+        });
+        told.chain(runs).collect()
+    }
+
+    /// Runs the poststop hooks, all of them, and answers with what went wrong.
+    pub fn run_poststop(&self, state: &[u8], directory: Option<&Path>) -> Vec<anyhow::Error> {
+        if self.poststop.is_empty() {
+            return Vec::new();
+        }
+        let (output, error) = match self.output.open() {
+            Ok(output) => (output, None),
+            // the hooks matter more than what they say
+            Err(error) => (OutputFiles::default(), Some(error)),
+        };
+        let stage = Stage { kind: "poststop", state, directory, output: &output, confine: &|| Ok(()) };
+        error.into_iter().chain(stage.run_all(&self.poststop)).collect()
+    }
+
+    /// The files for what hooks say, for those that init runs.
+    pub fn open_output_for_init(&self) -> anyhow::Result<OutputFiles> {
+        if self.create_container.is_empty() && self.start_container.is_empty() {
+            return Ok(OutputFiles::default());
+        }
+        self.output.open()
+    }
 }
 
 /// The configuration's hooks. Relative paths, timeouts that are no time and NUL bytes are problems.
-pub fn plan(hooks: Option<&runtime::Hooks>, findings: &mut Findings) -> Hooks {
+pub fn plan(
+    hooks: Option<&runtime::Hooks>,
+    annotations: Option<&HashMap<String, String>>,
+    bundle: &Path,
+    findings: &mut Findings,
+) -> Hooks {
     let Some(hooks) = hooks else { return Hooks::default() };
+    let output = Output::plan(annotations, bundle, findings);
     let mut list = |kind: &str, hooks: &Option<Vec<runtime::Hook>>| -> Vec<Hook> {
         let hooks = hooks.iter().flatten().enumerate();
         hooks
@@ -77,6 +187,7 @@ pub fn plan(hooks: Option<&runtime::Hooks>, findings: &mut Findings) -> Hooks {
         start_container: list("startContainer", hooks.start_container()),
         poststart: list("poststart", hooks.poststart()),
         poststop: list("poststop", hooks.poststop()),
+        output,
     }
 }
 
@@ -111,20 +222,135 @@ fn plan_one(hook: &runtime::Hook, field: &str, findings: &mut Findings) -> Optio
     Some(Hook { path, args, env, timeout })
 }
 
-/// Runs the hooks in order and stops at the first that fails: `hook createRuntime[1] "/x": exit status 3: its output`.
-/// `kind` is the list's name in the specification.
-pub fn run(kind: &str, hooks: &[Hook], state_json: &[u8]) -> anyhow::Result<()> {
-    hooks.iter().enumerate().try_for_each(|(index, hook)| run_named(kind, index, hook, state_json))
+/// What all hooks of a kind run with.
+pub struct Stage<'a> {
+    /// The list's name in the specification.
+    pub kind: &'static str,
+    /// For their standard input.
+    pub state: &'a [u8],
+    /// Where they begin; `None` where we are now. What is gone by then leads to `/`.
+    pub directory: Option<&'a Path>,
+    /// Where what they say goes.
+    pub output: &'a OutputFiles,
+    /// The last thing before a hook's program: takes rights away. Allocates nothing.
+    pub confine: &'a dyn Fn() -> nix::Result<()>,
 }
 
-/// Runs all the hooks in order, whatever becomes of each, and answers with what went wrong (`poststop`).
-pub fn run_all(kind: &str, hooks: &[Hook], state_json: &[u8]) -> Vec<anyhow::Error> {
-    let one = |(index, hook)| run_named(kind, index, hook, state_json).err();
-    hooks.iter().enumerate().filter_map(one).collect()
+impl Stage<'_> {
+    /// Runs the hooks in order and stops at the first that fails:
+    /// `hooks.createRuntime[1]: run "/x": exit status 3: its output`.
+    pub fn run(&self, hooks: &[Hook]) -> anyhow::Result<()> {
+        hooks.iter().enumerate().try_for_each(|(index, hook)| self.run_named(index, hook))
+    }
+
+    /// Runs all the hooks in order, whatever becomes of each, and answers with what went wrong (`poststop`).
+    pub fn run_all(&self, hooks: &[Hook]) -> Vec<anyhow::Error> {
+        hooks.iter().enumerate().filter_map(|(index, hook)| self.run_named(index, hook).err()).collect()
+    }
+
+    fn run_named(&self, index: usize, hook: &Hook) -> anyhow::Result<()> {
+        let name = || format!("hooks.{}[{index}]: run {:?}", self.kind, hook.path);
+        self.run_one(hook).with_context(name)
+    }
+
+    fn run_one(&self, hook: &Hook) -> anyhow::Result<()> {
+        let deadline = hook.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let mut running = self.spawn(hook).context("start")?;
+        let mut output = Vec::new();
+        let result = running.serve(self.state, deadline, &mut output);
+        let in_time = match result {
+            Ok(in_time) => in_time,
+            Err(errno) => {
+                running.kill();
+                return Err(errno).context("wait");
+            }
+        };
+        if !in_time {
+            running.kill();
+        }
+        let status = waitid(Id::PIDFd(running.pidfd.as_fd()), WaitPidFlag::WEXITED).context("wait")?;
+        if !in_time {
+            let limit = hook.timeout.unwrap_or_default().as_secs();
+            return Err(with_output(format!("timed out after {limit} s"), &output));
+        }
+        let what = match status {
+            WaitStatus::Exited(_, 0) => return Ok(()),
+            WaitStatus::Exited(_, code) => {
+                if code == NOT_RUN
+                    && let Some(errno) = running.why_not_run()
+                {
+                    return Err(errno.into());
+                }
+                format!("exit status {code}")
+            }
+            WaitStatus::Signaled(_, signal, _) => format!("killed by {signal}"),
+            other => format!("{other:?}"),
+        };
+        Err(with_output(what, &output))
+    }
+
+    fn spawn(&self, hook: &Hook) -> nix::Result<Running> {
+        let (stdin, input) = pipe2(OFlag::O_CLOEXEC)?;
+        let (output, kept) = pipe2(OFlag::O_CLOEXEC)?;
+        let (failure, report) = pipe2(OFlag::O_CLOEXEC)?;
+        for ours in [&input, &output, &failure] {
+            fcntl(ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        }
+        let args = CStrings::new(hook.args.clone());
+        let env = CStrings::new(hook.env.clone());
+        let stdout = self.output.stdout.as_ref().unwrap_or(&kept);
+        let stderr = self.output.stderr.as_ref().unwrap_or(&kept);
+        match Clone::default().run()? {
+            Cloned::New => {
+                let prepared = self.prepare(stdin.as_fd(), stdout.as_fd(), stderr.as_fd());
+                let errno = match prepared {
+                    Ok(()) => tasks::execve(&hook.path, &args, &env),
+                    Err(errno) => errno,
+                };
+                // nobody is left to tell when this fails
+                let _told = nix::unistd::write(&report, &(errno as i32).to_ne_bytes()).is_ok();
+                tasks::exit_now(NOT_RUN)
+            }
+            Cloned::Caller(pid, pidfd) => Ok(Running {
+                pid,
+                pidfd,
+                input: Some((stdin, File::from(input))),
+                output: File::from(output),
+                failure: File::from(failure),
+            }),
+        }
+    }
+
+    /// What the new process does before it becomes the hook's program.
+    fn prepare(
+        &self,
+        stdin: BorrowedFd<'_>,
+        stdout: BorrowedFd<'_>,
+        stderr: BorrowedFd<'_>,
+    ) -> nix::Result<()> {
+        // a runtime that is killed does not leave its hook behind
+        tasks::die_with_parent(Some(Signal::SIGKILL))?;
+        setpgid(Pid::from_raw(0), Pid::from_raw(0))?;
+        if let Some(directory) = self.directory {
+            chdir(directory).or_else(|_| chdir(c"/"))?;
+        }
+        place(stdin, 0)?;
+        place(stdout, 1)?;
+        place(stderr, 2)?;
+        cloexec_from(3)?;
+        tasks::reset_signals()?;
+        // init has none, and what a hook makes would be everybody's to write
+        umask(Mode::from_bits_truncate(0o022));
+        (self.confine)()
+    }
 }
 
-fn run_named(kind: &str, index: usize, hook: &Hook, state_json: &[u8]) -> anyhow::Result<()> {
-    run_one(hook, state_json).with_context(|| format!("hook {kind}[{index}] {:?}", hook.path))
+fn with_output(what: String, output: &[u8]) -> anyhow::Error {
+    let output = String::from_utf8_lossy(output);
+    match output.trim() {
+        "" => anyhow!(what),
+        output => anyhow!("{what}: {output}"),
+    }
 }
 
 /// A hook that runs.
@@ -137,98 +363,6 @@ struct Running {
     output: File,
     /// Says why the program could not be run.
     failure: File,
-}
-
-fn run_one(hook: &Hook, state_json: &[u8]) -> anyhow::Result<()> {
-    let deadline = hook.timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let mut running = spawn(hook).context("start")?;
-    let mut output = Vec::new();
-    let result = running.serve(state_json, deadline, &mut output);
-    let in_time = match result {
-        Ok(in_time) => in_time,
-        Err(errno) => {
-            running.kill();
-            return Err(errno).context("wait");
-        }
-    };
-    if !in_time {
-        running.kill();
-    }
-    let status = waitid(Id::PIDFd(running.pidfd.as_fd()), WaitPidFlag::WEXITED).context("wait")?;
-    if !in_time {
-        let limit = hook.timeout.unwrap_or_default().as_secs();
-        return Err(with_output(format!("timed out after {limit} s"), &output));
-    }
-    let what = match status {
-        WaitStatus::Exited(_, 0) => return Ok(()),
-        WaitStatus::Exited(_, code) => {
-            if code == NOT_RUN
-                && let Some(errno) = running.why_not_run()
-            {
-                return Err(errno.into());
-            }
-            format!("exit status {code}")
-        }
-        WaitStatus::Signaled(_, signal, _) => format!("killed by {signal}"),
-        other => format!("{other:?}"),
-    };
-    Err(with_output(what, &output))
-}
-
-fn with_output(what: String, output: &[u8]) -> anyhow::Error {
-    let output = String::from_utf8_lossy(output);
-    match output.trim() {
-        "" => anyhow!(what),
-        output => anyhow!("{what}: {output}"),
-    }
-}
-
-fn spawn(hook: &Hook) -> nix::Result<Running> {
-    let (stdin, input) = pipe2(OFlag::O_CLOEXEC)?;
-    let (output, stdout) = pipe2(OFlag::O_CLOEXEC)?;
-    let (failure, report) = pipe2(OFlag::O_CLOEXEC)?;
-    for ours in [&input, &output, &failure] {
-        fcntl(ours, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-    }
-    let args = CStrings::new(hook.args.clone());
-    let env = CStrings::new(hook.env.clone());
-    match Clone::default().run()? {
-        Cloned::New => {
-            let errno = become_hook(hook, &args, &env, stdin.as_fd(), stdout.as_fd());
-            // nobody is left to tell when this fails
-            let _told = File::from(report).write(&(errno as i32).to_ne_bytes()).is_ok();
-            tasks::exit_now(NOT_RUN)
-        }
-        Cloned::Caller(pid, pidfd) => Ok(Running {
-            pid,
-            pidfd,
-            input: Some((stdin, File::from(input))),
-            output: File::from(output),
-            failure: File::from(failure),
-        }),
-    }
-}
-
-/// The new process. Returns only when something fails.
-fn become_hook(
-    hook: &Hook,
-    args: &CStrings,
-    env: &CStrings,
-    stdin: BorrowedFd<'_>,
-    output: BorrowedFd<'_>,
-) -> Errno {
-    // a runtime that is killed does not leave its hook behind
-    let prepared = tasks::die_with_parent(Some(Signal::SIGKILL))
-        .and_then(|()| setpgid(Pid::from_raw(0), Pid::from_raw(0)))
-        .and_then(|()| place(stdin, 0))
-        .and_then(|()| place(output, 1))
-        .and_then(|()| place(output, 2))
-        .and_then(|()| cloexec_from(3))
-        .and_then(|()| tasks::reset_signals());
-    match prepared {
-        Ok(()) => tasks::execve(&hook.path, args, env),
-        Err(errno) => errno,
-    }
 }
 
 impl Running {
@@ -276,16 +410,16 @@ impl Running {
         Ok(())
     }
 
-    /// Takes what is there, a pipe full at most; `false` when the hook and its children have closed it. What is too much
-    /// is thrown away.
+    /// Takes what is there, a pipe full at most; `false` when the hook and its children have closed it. Of what is too much
+    /// the last is kept: that is where a program says why it gives up.
     fn take_output(&mut self, output: &mut Vec<u8>) -> nix::Result<bool> {
         let mut buffer = [0; 4096];
         for _ in 0..16 {
             match self.output.read(&mut buffer) {
                 Ok(0) => return Ok(false),
                 Ok(count) => {
-                    let room = MAX_OUTPUT.saturating_sub(output.len());
-                    output.extend_from_slice(buffer.get(..count.min(room)).unwrap_or_default());
+                    output.extend_from_slice(buffer.get(..count).unwrap_or_default());
+                    output.drain(..output.len().saturating_sub(MAX_OUTPUT));
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,

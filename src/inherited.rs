@@ -1,5 +1,6 @@
 //! What `linux` gives every process of a container, and what stays with a process and its children: `linux.personality` and
-//! `linux.memoryPolicy` (runtime-spec, config-linux.md). A process that is executed later gets them from the saved state.
+//! `linux.memoryPolicy` (runtime-spec, config-linux.md), and Landlock. A process that is executed later gets them from the
+//! saved state.
 
 use anyhow::Context;
 use nix::errno::Errno;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{hinted, reason};
 use crate::findings::Findings;
+use crate::landlock::Ruleset;
 use crate::number_list::NumberSet;
 use crate::sys::{scheduling, tasks};
 
@@ -42,6 +44,9 @@ pub struct Inherited {
     /// set_mempolicy(2)
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub memory_policy: Option<MemoryPolicy>,
+    /// landlock(7)
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub landlock: Option<Ruleset>,
 }
 
 /// Which memory nodes a process gets its memory from.
@@ -72,7 +77,8 @@ pub fn plan(linux: Option<&Linux>, findings: &mut Findings) -> Inherited {
         }
     });
     let policy = linux.and_then(|linux| linux.memory_policy().as_ref());
-    Inherited { personality, memory_policy: policy.and_then(|policy| memory_policy(policy, findings)) }
+    let memory_policy = policy.and_then(|policy| memory_policy(policy, findings));
+    Inherited { personality, memory_policy, landlock: None }
 }
 
 fn memory_policy(policy: &LinuxMemoryPolicy, findings: &mut Findings) -> Option<MemoryPolicy> {
@@ -110,7 +116,7 @@ impl Inherited {
         *self == Self::default()
     }
 
-    /// Changes this process.
+    /// Changes this process, but for Landlock, which would be in init's way.
     pub fn apply(&self) -> anyhow::Result<()> {
         if let Some(domain) = self.personality {
             tasks::set_personality(domain).context("linux.personality")?;
@@ -133,7 +139,8 @@ impl Inherited {
             .memory_policy
             .as_ref()
             .map(|policy| format!("memory policy {:#x} on nodes {:x?}", policy.mode, policy.nodes.words()));
-        personality.into_iter().chain(policy).collect()
+        let landlock = self.landlock.iter().flat_map(Ruleset::describe);
+        personality.into_iter().chain(policy).chain(landlock).collect()
     }
 }
 

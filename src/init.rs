@@ -13,9 +13,10 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 
 use crate::channel::{Channel, Failure, FromInit, FromRuntime};
+use crate::error::{HookFailed, text};
 use crate::executable::{self, Executable};
 use crate::gate;
-use crate::hooks;
+use crate::hooks::{OutputFiles, Stage};
 use crate::namespaces::{self, Kind};
 use crate::network;
 use crate::plan::{Plan, Program};
@@ -23,6 +24,7 @@ use crate::proc::Proc;
 use crate::rootfs::{self, Rootfs};
 use crate::state;
 use crate::sys::bpf::{Instruction, load_seccomp};
+use crate::sys::landlock::restrict_self;
 use crate::sys::tasks::{self, CStrings, Clone, Cloned};
 use crate::sys::{credentials, descriptors, paths, terminal};
 use crate::sysctl;
@@ -47,6 +49,8 @@ pub struct Kit {
     pub gate: Option<OwnedFd>,
     /// The compiled filter and its flags.
     pub seccomp: Option<(Vec<Instruction>, u64)>,
+    /// Where the hooks that init runs write to.
+    pub hook_output: OutputFiles,
     /// The namespaces of the container's init, all at once, for exec: its pidfd and the `CLONE_NEW*` flags.
     pub container: Option<(OwnedFd, u64)>,
     /// The root directory of the container's init, for exec into a container without a mount namespace.
@@ -60,6 +64,8 @@ impl Kit {
         kept.extend(self.tasks.iter().map(AsRawFd::as_raw_fd));
         kept.extend(self.joins.iter().map(|(_, fd)| fd.as_raw_fd()));
         kept.extend(self.gate.iter().map(AsRawFd::as_raw_fd));
+        let output = [&self.hook_output.stdout, &self.hook_output.stderr];
+        kept.extend(output.into_iter().flatten().map(AsRawFd::as_raw_fd));
         kept.extend(self.container.iter().map(|(fd, _)| fd.as_raw_fd()));
         kept.extend(self.root.iter().map(AsRawFd::as_raw_fd));
         close_all_but(preserved, kept)
@@ -181,7 +187,7 @@ pub fn exec(mut kit: Kit, program: &Program) -> ! {
         if !program.labels.is_empty() {
             program.labels.apply(&Proc::open()?)?;
         }
-        ready(program)
+        ready(program, &kit.channel)
     });
     match built {
         Ok(ready) => run(kit, &ready, None),
@@ -226,8 +232,14 @@ fn build<'p>(kit: &mut Kit, plan: &'p Plan) -> Result<Option<Ready<'p>>> {
         request(&kit.channel, &FromInit::Hooks)?;
     }
     if !plan.hooks.create_container.is_empty() {
-        let state = state::for_hooks(plan, state::Status::Created, nix::unistd::getpid().as_raw());
-        hooks::run("createContainer", &plan.hooks.create_container, &state)?;
+        let stage = Stage {
+            kind: "createContainer",
+            state: &state_of_ours(plan),
+            directory: Some(&plan.bundle),
+            output: &kit.hook_output,
+            confine: &|| Ok(()),
+        };
+        stage.run(&plan.hooks.create_container)?;
     }
     rootfs.switch(&plan.rootfs)?;
     if let Some(program) = program {
@@ -237,7 +249,12 @@ fn build<'p>(kit: &mut Kit, plan: &'p Plan) -> Result<Option<Ready<'p>>> {
     rootfs.finish(&plan.rootfs)?;
     let Some(program) = program else { return Ok(None) };
     program.labels.apply(&proc)?;
-    ready(program).map(Some)
+    ready(program, &kit.channel).map(Some)
+}
+
+/// What a hook is told that runs in the container: its process as the container sees it (runtime.md, "State").
+fn state_of_ours(plan: &Plan) -> Vec<u8> {
+    state::for_hooks(plan, state::Status::Created, nix::unistd::getpid().as_raw())
 }
 
 /// What needs the new root while it can still be written to.
@@ -349,16 +366,20 @@ struct Ready<'p> {
     args: CStrings,
     env: CStrings,
     setgroups_allowed: bool,
+    /// The Landlock rule set.
+    landlock: Option<OwnedFd>,
     /// Only the user itself can enter the working directory.
     cwd_pending: bool,
 }
 
-fn ready(program: &Program) -> Result<Ready<'_>> {
+fn ready<'p>(program: &'p Program, channel: &Channel) -> Result<Ready<'p>> {
     let credentials = &program.credentials;
     own_streams(credentials.uid)?;
     program.inherited.apply()?;
     let cwd_pending = !enter_cwd(program)?;
     let executable = executable::find(program)?;
+    let mut warn = |warning| channel.send(&FromInit::Warn(warning), None);
+    let landlock = program.inherited.landlock.as_ref().map(|rules| rules.make(&mut warn)).transpose()?;
     let mut env = program.env.clone();
     if !program.has_home {
         env.retain(|entry| !entry.as_bytes().starts_with(b"HOME="));
@@ -370,6 +391,7 @@ fn ready(program: &Program) -> Result<Ready<'_>> {
         args: CStrings::new(program.args.clone()),
         env: CStrings::new(env),
         setgroups_allowed: credentials::may_setgroups(),
+        landlock,
         cwd_pending,
     })
 }
@@ -429,7 +451,7 @@ fn report_ready(channel: &Channel) {
 
 /// The last stretch: ready, the gate, startContainer hooks, and the program.
 fn run(kit: Kit, ready: &Ready<'_>, plan: Option<&Plan>) -> ! {
-    let Kit { channel, gate, seccomp, .. } = kit;
+    let Kit { channel, gate, seccomp, hook_output, .. } = kit;
     report_ready(&channel);
     let report = match gate {
         None => channel,
@@ -443,14 +465,20 @@ fn run(kit: Kit, ready: &Ready<'_>, plan: Option<&Plan>) -> ! {
     };
     let seccomp = seccomp.as_ref().map(|(program, flags)| (program.as_slice(), *flags));
     if let Some(plan) = plan.filter(|plan| !plan.hooks.start_container.is_empty()) {
-        let state = state::for_hooks(plan, state::Status::Created, nix::unistd::getpid().as_raw());
-        if let Err(failure) = hooks::run("startContainer", &plan.hooks.start_container, &state) {
-            fail(&report, &failure);
+        let stage = Stage {
+            kind: "startContainer",
+            state: &state_of_ours(plan),
+            directory: None,
+            output: &hook_output,
+            confine: &|| take_rights_away(ready, seccomp).map_err(|(_, errno)| errno),
+        };
+        if let Err(failure) = stage.run(&plan.hooks.start_container) {
+            fail(&report, &HookFailed(text(&failure)).into());
         }
     }
     let refusals = Refusals::new(&ready.executable);
-    let fd = report.fd().as_raw_fd();
-    let last = tasks::reset_signals().and_then(|()| close_all_but(ready.program.preserve_fds, vec![fd]));
+    let kept = ready.landlock.iter().chain([report.fd()]).map(AsRawFd::as_raw_fd).collect();
+    let last = tasks::reset_signals().and_then(|()| close_all_but(ready.program.preserve_fds, kept));
     if let Err(errno) = last {
         fail(&report, &anyhow::Error::from(errno).context("prepare to run the program"));
     }
@@ -460,35 +488,49 @@ fn run(kit: Kit, ready: &Ready<'_>, plan: Option<&Plan>) -> ! {
     tasks::exit_now(EXIT_FAILED)
 }
 
-/// From the runtime's privileges to the program's. After the filter is loaded: no allocation, no logging, a fixed list of
-/// system calls. Without no_new_privs the filter needs CAP_SYS_ADMIN, so it is loaded first of all; with it, last.
+/// From the runtime's privileges to the program, as which it returns only when that fails. After the filter is loaded: no
+/// allocation, no logging, a fixed list of system calls.
 fn become_program<'r>(
     ready: &Ready<'_>,
     seccomp: Option<(&[Instruction], u64)>,
     refusals: &'r Refusals,
 ) -> &'r [u8] {
+    umask(Mode::from_bits_truncate(ready.program.credentials.umask.unwrap_or(0o022)));
+    match take_rights_away(ready, seccomp) {
+        Ok(()) => refusals.of_exec(tasks::execve(ready.executable.path(), &ready.args, &ready.env)),
+        Err((step, _)) => refusals.of(step),
+    }
+}
+
+/// From the runtime's privileges to those of the program. Without no_new_privs Landlock and the filter need CAP_SYS_ADMIN, so they
+/// come first of all; with it, last. The filter may forbid the other.
+fn take_rights_away(ready: &Ready<'_>, seccomp: Option<(&[Instruction], u64)>) -> Result<(), (Step, Errno)> {
+    let at = |step: Step| move |errno: Errno| (step, errno);
     let program = ready.program;
     let user = &program.credentials;
-    umask(Mode::from_bits_truncate(user.umask.unwrap_or(0o022)));
-    if user.drop_bounding().is_err() {
-        return refusals.of(Step::Bounding);
+    user.drop_bounding().map_err(at(Step::Bounding))?;
+    if !user.no_new_privileges {
+        restrict(ready).map_err(at(Step::Landlock))?;
+        load(seccomp).map_err(at(Step::Seccomp))?;
     }
-    if !user.no_new_privileges && load(seccomp).is_err() {
-        return refusals.of(Step::Seccomp);
+    user.become_user(ready.setgroups_allowed).map_err(at(Step::User))?;
+    user.set_capabilities().map_err(at(Step::Capabilities))?;
+    if ready.cwd_pending {
+        nix::unistd::chdir(program.cwd.as_c_str()).map_err(at(Step::Cwd))?;
+        if !paths::is_below_root() {
+            return Err((Step::Cwd, Errno::EACCES));
+        }
     }
-    if user.become_user(ready.setgroups_allowed).is_err() {
-        return refusals.of(Step::User);
+    if user.no_new_privileges {
+        nix::sys::prctl::set_no_new_privs().map_err(at(Step::Seccomp))?;
+        restrict(ready).map_err(at(Step::Landlock))?;
+        load(seccomp).map_err(at(Step::Seccomp))?;
     }
-    if user.set_capabilities().is_err() {
-        return refusals.of(Step::Capabilities);
-    }
-    if ready.cwd_pending && (nix::unistd::chdir(program.cwd.as_c_str()).is_err() || !paths::is_below_root()) {
-        return refusals.of(Step::Cwd);
-    }
-    if user.no_new_privileges && (nix::sys::prctl::set_no_new_privs().is_err() || load(seccomp).is_err()) {
-        return refusals.of(Step::Seccomp);
-    }
-    refusals.of_exec(tasks::execve(ready.executable.path(), &ready.args, &ready.env))
+    Ok(())
+}
+
+fn restrict(ready: &Ready<'_>) -> nix::Result<()> {
+    ready.landlock.as_ref().map_or(Ok(()), |ruleset| restrict_self(ruleset.as_fd()))
 }
 
 fn load(seccomp: Option<(&[Instruction], u64)>) -> nix::Result<()> {
@@ -501,6 +543,7 @@ fn load(seccomp: Option<(&[Instruction], u64)>) -> nix::Result<()> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
     Bounding,
+    Landlock,
     Seccomp,
     User,
     Capabilities,
@@ -521,6 +564,10 @@ impl Refusals {
         };
         let steps = [
             (Step::Bounding, "process.capabilities.bounding: cannot be dropped"),
+            (
+                Step::Landlock,
+                "Landlock: the rule set cannot be put in force (it needs noNewPrivileges or CAP_SYS_ADMIN, and 16 are the most that a process can have)",
+            ),
             (Step::Seccomp, "linux.seccomp: the kernel refused the filter"),
             (Step::User, "process.user: the ids cannot be set (are they mapped in the user namespace?)"),
             (Step::Capabilities, "process.capabilities: cannot be set"),

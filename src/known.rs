@@ -2,7 +2,9 @@
 
 use crate::cgroups::systemd;
 use crate::features::{Cgroup, IntelRdt, Known, MemoryPolicy};
+use crate::hooks::{self, Hooks};
 use crate::inherited;
+use crate::landlock;
 use crate::mounts;
 use crate::namespaces::Kind;
 use crate::seccomp;
@@ -13,6 +15,7 @@ pub fn known() -> Known {
     let version = libseccomp::ScmpVersion::current().ok();
     let (modes, flags) = inherited::memory_policy_names();
     Known {
+        hooks: Hooks::default().by_kind().map(|(kind, _)| kind).to_vec(),
         // id-mapped mounts are known and refused
         mount_options: mounts::known()
             .into_iter()
@@ -32,7 +35,11 @@ pub fn known() -> Known {
             .collect(),
         libseccomp: version.map(|version| format!("{}.{}.{}", version.major, version.minor, version.micro)),
         cgroup: Cgroup { v1: true, v2: true, systemd: true, systemd_user: true, rdma: true },
-        unsafe_annotations: vec![systemd::ANNOTATION.to_owned()],
+        unsafe_annotations: [systemd::ANNOTATION, landlock::ANNOTATION]
+            .into_iter()
+            .chain(hooks::OUTPUT_ANNOTATIONS)
+            .map(str::to_owned)
+            .collect(),
         net_devices: true,
         intel_rdt: IntelRdt { enabled: true, schemata: true, monitoring: true },
         memory_policy: Some(MemoryPolicy { modes, flags }),
@@ -57,6 +64,10 @@ mod tests {
     fn the_names_are_the_specs() {
         let known = known();
         let has = |list: &[String], name: &str| list.iter().any(|item| item == name);
+        assert_eq!(
+            known.hooks,
+            ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]
+        );
         assert!(has(&known.mount_options, "rro"), "docker and containerd ask for it");
         assert!(has(&known.namespaces, "user") && has(&known.namespaces, "time"));
         assert_eq!(known.capabilities.first().map(String::as_str), Some("CAP_CHOWN"));

@@ -11,6 +11,7 @@ use berth::cli::{self, Stop};
 use berth::container::{Runtime, Seen};
 use berth::exec_image;
 use berth::features;
+use berth::host_features;
 use berth::known::known;
 use berth::listing::{self, ContainerListing};
 use berth::log::Log;
@@ -115,7 +116,10 @@ fn operate(invocation: &Invocation, log: &Log) -> Result<ExitCode> {
                 spec::Rootless { uid: nix::unistd::geteuid().as_raw(), gid: nix::unistd::getegid().as_raw() };
             spec::write(&options.bundle, options.rootless.then_some(ids))?;
         }
-        Operation::Features => print(&features::json(known())?)?,
+        Operation::Features(options) => {
+            let host = options.host.then(host_features::read).transpose().context("features --host")?;
+            print(&features::json(known(), host)?)?;
+        }
         Operation::Check(options) => {
             let (findings, steps) = runtime.check(options).context("check")?;
             let steps = options.plan.then_some(steps.as_slice());

@@ -124,7 +124,7 @@ pub enum Operation {
     /// Writes a `config.json` to begin with.
     Spec(SpecOptions),
     /// Prints the runtime-spec's features object.
-    Features,
+    Features(FeaturesOptions),
     /// Says what is wrong with a bundle, and what `create` would do.
     Check(CheckOptions),
     /// Prints a shell's completion script.
@@ -165,6 +165,13 @@ pub struct RunOptions {
     pub keep: bool,
     /// `--no-subreaper`: do not adopt the container's orphans.
     pub no_subreaper: bool,
+}
+
+/// `features`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FeaturesOptions {
+    /// `--host`: also what this host can do.
+    pub host: bool,
 }
 
 /// `kill`

@@ -14,6 +14,7 @@ use crate::findings::Findings;
 use crate::hooks::{self, Hooks};
 use crate::host::Host;
 use crate::inherited::{self, Inherited};
+use crate::landlock;
 use crate::namespaces::{self, Kind};
 use crate::network::{self, Device};
 use crate::resctrl;
@@ -44,6 +45,8 @@ pub struct Request {
     pub denials: Vec<Denial>,
     /// Where the resctrl file system is, looked up when the configuration speaks of it.
     pub resctrl: Option<PathBuf>,
+    /// The version of the kernel's Landlock, looked up when the configuration speaks of it; 0 without it.
+    pub landlock_abi: u32,
 }
 
 /// What init becomes.
@@ -129,13 +132,7 @@ impl Plan {
             format!("move the network device {:?} to the container as {:?}", device.name, device.new_name)
         }));
         lines.extend(self.rootfs.describe());
-        for (kind, hooks) in [
-            ("prestart", &self.hooks.prestart),
-            ("createRuntime", &self.hooks.create_runtime),
-            ("createContainer", &self.hooks.create_container),
-        ] {
-            lines.extend(hooks.iter().map(|hook| format!("run {kind} hook {:?}", hook.path)));
-        }
+        lines.extend(self.hooks.describe());
         lines.extend(
             self.sysctls.iter().map(|sysctl| format!("write {:?} to {:?}", sysctl.value, sysctl.path)),
         );
@@ -218,7 +215,11 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
         seccomp::validate(profile, findings);
     }
     let held = held(host, namespaces.has(Kind::User));
-    let inherited = inherited::plan(linux, findings);
+    let no_new_privileges =
+        spec.process().as_ref().is_none_or(|process| process.no_new_privileges() == Some(true));
+    let may_restrict = landlock::may_restrict(no_new_privileges, held);
+    let landlock = landlock::plan(spec.annotations().as_ref(), request.landlock_abi, may_restrict, findings);
+    let inherited = Inherited { landlock, ..inherited::plan(linux, findings) };
     let program = spec
         .process()
         .as_ref()
@@ -235,7 +236,7 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
         cgroup,
         rootfs,
         sysctls,
-        hooks: hooks::plan(spec.hooks().as_ref(), findings),
+        hooks: hooks::plan(spec.hooks().as_ref(), spec.annotations().as_ref(), bundle, findings),
         seccomp,
         program,
     }

@@ -162,7 +162,8 @@ fn clone(namespaces: u64, born_in: Option<&OwnedFd>, cgroup: Option<&Cgroup>) ->
 
 /// What init has told, and the counter that shows what it was short of.
 fn failed(failure: Failure, cgroup: Option<&Cgroup>) -> anyhow::Error {
-    let shortage = failure.errno.and_then(|errno| shortage::behind(Errno::from_raw(errno), cgroup));
+    let errno = failure.errno.filter(|_| !failure.hook);
+    let shortage = errno.and_then(|errno| shortage::behind(Errno::from_raw(errno), cgroup));
     match shortage {
         Some(shortage) => hinted(format!("{}: {}", failure.text, shortage.why), shortage.hint),
         None => failure.into(),
@@ -371,6 +372,7 @@ fn map_with(program: &str, pid: Pid, map: &[IdMap]) -> Result<()> {
 mod tests {
     use super::*;
     use crate::error::text;
+    use crate::hooks::OutputFiles;
 
     /// Nothing but the channel.
     fn kit(channel: Channel) -> Kit {
@@ -381,6 +383,7 @@ mod tests {
             joins: Vec::new(),
             gate: None,
             seccomp: None,
+            hook_output: OutputFiles::default(),
             container: None,
             root: None,
         }

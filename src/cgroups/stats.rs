@@ -5,6 +5,8 @@ mod files;
 mod v1;
 mod v2;
 
+pub use v2::page_sizes as huge_page_sizes;
+
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result};

@@ -454,7 +454,9 @@ pub(super) static COMMANDS: &[(&str, &[Entry])] = &[
     (
         "About berth",
         &[
-            Entry::new("features", "Print what berth supports, as the runtime-spec's JSON"),
+            Entry::new("features", "Print what berth supports, as the runtime-spec's JSON")
+                .options(&[&[Opt::flag("host", "Also what this host can do, as the property \"host\"")]])
+                .examples("Examples:\n  berth features --host | jq .host.cgroup"),
             Entry::new("completion", "Print a shell's completion script")
                 .arguments(&[SHELL])
                 .examples("Examples:\n  berth completion bash > /etc/bash_completion.d/berth"),

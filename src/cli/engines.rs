@@ -4,9 +4,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::options::{
-    CgroupDriver, CheckFormat, CheckOptions, CreateOptions, DeleteOptions, ExecOptions, Format,
-    GlobalOptions, Invocation, KillOptions, Level, Limit, LimitValue, ListOptions, LogFormat, LogTarget,
-    Operation, PsOptions, Rootless, RunOptions, Shell, SpecOptions, UpdateOptions,
+    CgroupDriver, CheckFormat, CheckOptions, CreateOptions, DeleteOptions, ExecOptions, FeaturesOptions,
+    Format, GlobalOptions, Invocation, KillOptions, Level, Limit, LimitValue, ListOptions, LogFormat,
+    LogTarget, Operation, PsOptions, Rootless, RunOptions, Shell, SpecOptions, UpdateOptions,
 };
 
 /// Parses words that are parted by blanks; `~` stands for a blank within a word.
@@ -153,7 +153,8 @@ fn containerd_and_its_shim() {
         ("pause web", Operation::Pause("web".into())),
         ("resume web", Operation::Resume("web".into())),
         ("update --resources=- web", update("-")),
-        ("features", Operation::Features),
+        ("features", Operation::Features(FeaturesOptions { host: false })),
+        ("features --host", Operation::Features(FeaturesOptions { host: true })),
     ]);
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use super::argv::{Argv, truth};
 use crate::options::{
     CgroupDriver, CheckFormat, CheckOptions, CreateOptions, DeleteOptions, EventsOptions, ExecOptions,
-    Format, GlobalOptions, KillOptions, Level, Limit, LimitValue, ListOptions, LogFormat, LogTarget,
-    Operation, PsOptions, Rootless, RunOptions, Shell, SpecOptions, StatsOptions, UpdateOptions,
+    FeaturesOptions, Format, GlobalOptions, KillOptions, Level, Limit, LimitValue, ListOptions, LogFormat,
+    LogTarget, Operation, PsOptions, Rootless, RunOptions, Shell, SpecOptions, StatsOptions, UpdateOptions,
     signal_number,
 };
 
@@ -35,7 +35,7 @@ pub(super) fn operation(name: &str, mut argv: Argv) -> Refused<Operation> {
         "events" => Operation::Events(argv.events()?),
         "stats" => Operation::Stats(argv.stats()?),
         "spec" => Operation::Spec(SpecOptions { bundle: argv.bundle(), rootless: argv.on("rootless") }),
-        "features" => Operation::Features,
+        "features" => Operation::Features(FeaturesOptions { host: argv.on("host") }),
         "check" => Operation::Check(argv.check()?),
         "completion" => Operation::Completion(argv.shell()?),
         other => return Err(format!("unknown command {other:?}")),

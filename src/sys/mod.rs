@@ -5,10 +5,12 @@
 pub mod bpf;
 pub mod credentials;
 pub mod descriptors;
+pub mod landlock;
 pub mod limits;
 pub mod mounts;
 pub mod network;
 pub mod paths;
+pub mod probe;
 pub mod scheduling;
 pub mod tasks;
 pub mod terminal;

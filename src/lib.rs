@@ -21,6 +21,7 @@ pub mod foreground;
 pub mod gate;
 pub mod hooks;
 pub mod host;
+pub mod id_maps;
 pub mod inherited;
 pub mod init;
 pub mod known;

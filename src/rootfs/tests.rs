@@ -8,6 +8,7 @@ fn facts() -> Facts<'static> {
     Facts {
         bundle: Path::new("/bundle"),
         user_namespace: false,
+        container_ids: None,
         mount_namespace: true,
         network_namespace: true,
         cgroup_namespace: false,

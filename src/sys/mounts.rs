@@ -44,6 +44,8 @@ pub mod attr {
     pub const STRICTATIME: u64 = 0x20;
     /// No access times of directories.
     pub const NODIRATIME: u64 = 0x80;
+    /// Owners are mapped by a user namespace.
+    pub const IDMAP: u64 = 0x10_0000;
     /// Symbolic links are not followed.
     pub const NOSYMFOLLOW: u64 = 0x20_0000;
 }

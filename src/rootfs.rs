@@ -93,6 +93,14 @@ pub fn plan(spec: &Spec, facts: &Facts<'_>, findings: &mut Findings) -> Plan {
     }
     let root_path = facts.bundle.join(root.map(|root| root.path().as_path()).unwrap_or(Path::new("rootfs")));
     let (host_propagation, root_propagation) = propagation(spec, findings);
+    if facts.no_pivot && host_propagation == MsFlags::MS_PRIVATE.bits() {
+        findings.problem_hint(
+            "linux.rootfsPropagation",
+            "private with --no-pivot",
+            "below a moved root the host's mounts stay in the container's namespace; private, they would be kept in use \
+             when the host unmounts them: take \"slave\"",
+        );
+    }
     let shared = matches!(root_propagation, Some((flag, _)) if flag == MsFlags::MS_SHARED.bits());
     let mount_label =
         linux.and_then(|linux| linux.mount_label().as_deref()).filter(|label| !label.is_empty());

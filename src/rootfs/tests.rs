@@ -151,6 +151,18 @@ fn a_shared_bind_mount_is_cloned_while_it_is_a_peer() {
 }
 
 #[test]
+fn a_moved_root_does_not_keep_the_hosts_mounts_in_use() {
+    let no_pivot = Facts { no_pivot: true, ..facts() };
+    for (word, problems) in
+        [("private", 1), ("rprivate", 1), ("slave", 0), ("shared", 0), ("unbindable", 0), ("", 0)]
+    {
+        let linux = json!({ "rootfsPropagation": word });
+        assert_eq!(planned(json!([]), linux.clone(), &no_pivot).1.problems.len(), problems, "{word}");
+        assert!(planned(json!([]), linux, &facts()).1.problems.is_empty(), "{word}");
+    }
+}
+
+#[test]
 fn devices_are_left_alone_when_dev_is_the_hosts() {
     let mounts = json!([{ "destination": "/dev/", "source": "/dev", "options": ["rbind"] }]);
     assert!(planned(mounts, json!({}), &facts()).0.devices.is_none());

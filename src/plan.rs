@@ -191,6 +191,7 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
         bundle,
         user_namespace: namespaces.has(Kind::User) || host.user_namespace,
         container_ids: container_ids(&namespaces),
+        may_mount: host.held_capabilities & caps::Capability::CAP_SYS_ADMIN.bitmask() != 0,
         mount_namespace: namespaces.has(Kind::Mount),
         // one that is joined from a new user namespace belongs to another one
         network_namespace: namespaces.creates(Kind::Network)

@@ -39,6 +39,8 @@ pub struct Facts<'a> {
     pub user_namespace: bool,
     /// The mappings of users and groups of the container's own user namespace, empty when it is another's; `None` without one.
     pub container_ids: Option<(&'a [IdMap], &'a [IdMap])>,
+    /// The runtime may mount in its own namespaces (CAP_SYS_ADMIN).
+    pub may_mount: bool,
     /// The container has a mount namespace that is not ours.
     pub mount_namespace: bool,
     /// The container has a network namespace that is not ours.

@@ -1,6 +1,10 @@
 //! Images and volumes that try to reach the host: a canary there stays as it was.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::let_underscore_must_use)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the tests play the host, with paths, and the attacker, in a thread"
+)]
 
 mod support;
 

@@ -96,6 +96,7 @@ fn facts(bundle: &Path) -> Facts<'_> {
         bundle,
         user_namespace: false,
         container_ids: None,
+        may_mount: true,
         mount_namespace: true,
         network_namespace: false,
         cgroup_namespace: false,

@@ -110,6 +110,15 @@ pub fn plan(
         return None;
     }
     check_kind(field, kind, findings);
+    if !facts.may_mount {
+        findings.problem_hint(
+            field,
+            "an ordinary user cannot map the ids of a mount",
+            "the kernel lets only the root of the user namespace that has mounted a file system do so: leave \"idmap\" and \
+             the mappings out, or run berth as root",
+        );
+        return None;
+    }
     let (uids, gids) = match written {
         Some(_) if !uids.is_empty() || !gids.is_empty() => {
             findings

@@ -9,6 +9,7 @@ fn facts() -> Facts<'static> {
         bundle: Path::new("/bundle"),
         user_namespace: false,
         container_ids: None,
+        may_mount: true,
         mount_namespace: true,
         network_namespace: true,
         cgroup_namespace: false,

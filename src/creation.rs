@@ -27,7 +27,7 @@ use crate::plan::{self, Plan, Request};
 use crate::process::{self, Init, Service};
 use crate::resctrl;
 use crate::resource_limits;
-use crate::rootfs;
+use crate::rootfs::{self, UserNamespaces};
 use crate::scheduling;
 use crate::seccomp;
 use crate::seccomp_cache;
@@ -361,6 +361,7 @@ impl<'a> Making<'a> {
             resource_limits::apply_oom_score(pid, adj)?;
         }
         let mut terminal = None;
+        let mut mapped = UserNamespaces::of(pid);
         init.serve(
             &mut Service {
                 enter: &mut |pid| {
@@ -372,7 +373,7 @@ impl<'a> Making<'a> {
                     self.limit(cgroup)
                 },
                 maps: (&plan.namespaces.uid_map, &plan.namespaces.gid_map),
-                mount: &mut |index| rootfs::clone_source(&plan.rootfs, index).map(Into::into),
+                mount: &mut |index| rootfs::make_source(&plan.rootfs, index, &mut mapped).map(Into::into),
                 hooks: &mut || run_early_hooks(plan, pid),
                 console: &mut |master, number| {
                     // before the program can write its first line

@@ -16,12 +16,8 @@ pub fn known() -> Known {
     let (modes, flags) = inherited::memory_policy_names();
     Known {
         hooks: Hooks::default().by_kind().map(|(kind, _)| kind).to_vec(),
-        // id-mapped mounts are known and refused
-        mount_options: mounts::known()
-            .into_iter()
-            .filter(|name| !matches!(*name, "idmap" | "ridmap"))
-            .map(str::to_owned)
-            .collect(),
+        mount_options: mounts::known().into_iter().map(str::to_owned).collect(),
+        idmapped_mounts: true,
         namespaces: Kind::ALL.iter().map(|kind| kind.name().to_owned()).collect(),
         capabilities: capabilities(),
         seccomp_actions: seccomp::ACTIONS.iter().map(ToString::to_string).collect(),
@@ -45,7 +41,6 @@ pub fn known() -> Known {
         memory_policy: Some(MemoryPolicy { modes, flags }),
         apparmor: true,
         selinux: true,
-        ..Known::default()
     }
 }
 
@@ -69,6 +64,8 @@ mod tests {
             ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"]
         );
         assert!(has(&known.mount_options, "rro"), "docker and containerd ask for it");
+        let id_mapped = has(&known.mount_options, "idmap") && has(&known.mount_options, "ridmap");
+        assert!(id_mapped && known.idmapped_mounts, "containerd asks for it when a pod has a user namespace");
         assert!(has(&known.namespaces, "user") && has(&known.namespaces, "time"));
         assert_eq!(known.capabilities.first().map(String::as_str), Some("CAP_CHOWN"));
         assert_eq!(known.capabilities.last().map(String::as_str), Some("CAP_CHECKPOINT_RESTORE"));

@@ -22,6 +22,7 @@ pub mod gate;
 pub mod hooks;
 pub mod host;
 pub mod host_features;
+pub mod id_maps;
 pub mod inherited;
 pub mod init;
 pub mod known;

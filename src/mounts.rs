@@ -33,10 +33,19 @@ pub struct Options {
     pub data: Vec<(CString, Option<CString>)>,
     /// The new file system starts with a copy of what it covers (tmpfs).
     pub copy_up: bool,
-    /// `idmap` (false) or `ridmap` (true).
-    pub id_map: Option<bool>,
+    /// `idmap` or `ridmap`.
+    pub id_map: Option<IdMapWord>,
     /// `iversion`, which only the older mount call could pass on.
     pub iversion: bool,
+}
+
+/// `idmap` or `ridmap`, with the ids that crun's form `idmap=uids=...;gids=...` has in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdMapWord {
+    /// `ridmap`: all mounts of the tree.
+    pub tree: bool,
+    /// What is behind the `=`.
+    pub ids: Option<String>,
 }
 
 /// What an option does.
@@ -147,7 +156,10 @@ pub fn parse(options: &[String], field: &str, findings: &mut Findings) -> Option
                     parsed.apply(*effect);
                 }
             }
-            Err(_) => parsed.add_data(option, &format!("{field}.options[{index}]"), findings),
+            Err(_) => match id_map_word(option) {
+                Some(word) => parsed.id_map = Some(word),
+                None => parsed.add_data(option, &format!("{field}.options[{index}]"), findings),
+            },
         }
     }
     if parsed.iversion {
@@ -170,6 +182,17 @@ pub fn parse(options: &[String], field: &str, findings: &mut Findings) -> Option
         parsed.data.clear();
     }
     parsed
+}
+
+/// `idmap=IDS` and `ridmap=IDS`.
+fn id_map_word(option: &str) -> Option<IdMapWord> {
+    let (name, ids) = option.split_once('=')?;
+    let tree = match name {
+        "idmap" => false,
+        "ridmap" => true,
+        _ => return None,
+    };
+    Some(IdMapWord { tree, ids: Some(ids.to_owned()) })
 }
 
 impl Options {
@@ -210,7 +233,7 @@ impl Options {
             }
             NoSuperblock(key) => self.superblock.retain(|other| *other != key),
             CopyUp => self.copy_up = true,
-            IdMap(tree) => self.id_map = Some(tree),
+            IdMap(tree) => self.id_map = Some(IdMapWord { tree, ids: None }),
             Iversion(on) => self.iversion = on,
         }
     }

@@ -8,9 +8,11 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::Mode;
-use oci_spec::runtime::{Linux, LinuxIdMapping, LinuxNamespaceType};
+use nix::unistd::Pid;
+use oci_spec::runtime::{Linux, LinuxNamespaceType};
 
 use crate::findings::Findings;
+use crate::id_maps::{self, IdMap};
 use crate::sys::tasks::{self, CLONE_NEWTIME, namespace_type};
 
 /// The kinds, in the order in which they are joined: the user namespace last of all but the mount namespace, so that the
@@ -103,17 +105,6 @@ pub struct Join {
     pub field: String,
 }
 
-/// One line of `/proc/PID/uid_map`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct IdMap {
-    /// First id inside.
-    pub container: u32,
-    /// First id outside.
-    pub host: u32,
-    /// How many.
-    pub size: u32,
-}
-
 /// What the container's namespaces are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -155,9 +146,7 @@ impl Plan {
         if !self.has(Kind::User) {
             return Some(uid);
         }
-        let line =
-            self.uid_map.iter().find(|line| uid >= line.container && uid - line.container < line.size)?;
-        line.host.checked_add(uid - line.container)
+        id_maps::outside(&self.uid_map, uid)
     }
 
     /// `CLONE_NEW*` of all that the container does not share with the runtime.
@@ -245,8 +234,8 @@ fn names(plan: &mut Plan, hostname: Option<&str>, domainname: Option<&str>, find
 
 fn mappings(plan: &mut Plan, linux: Option<&Linux>, findings: &mut Findings) {
     let Some(linux) = linux else { return };
-    plan.uid_map = id_map("linux.uidMappings", linux.uid_mappings().as_deref(), findings);
-    plan.gid_map = id_map("linux.gidMappings", linux.gid_mappings().as_deref(), findings);
+    plan.uid_map = id_maps::plan("linux.uidMappings", linux.uid_mappings().as_deref(), findings);
+    plan.gid_map = id_maps::plan("linux.gidMappings", linux.gid_mappings().as_deref(), findings);
     let mapped = !plan.uid_map.is_empty() || !plan.gid_map.is_empty();
     if plan.creates(Kind::User) {
         for (field, map) in [("linux.uidMappings", &plan.uid_map), ("linux.gidMappings", &plan.gid_map)] {
@@ -261,26 +250,6 @@ fn mappings(plan: &mut Plan, linux: Option<&Linux>, findings: &mut Findings) {
             "add {\"type\": \"user\"} to linux.namespaces",
         );
     }
-}
-
-fn id_map(field: &str, mappings: Option<&[LinuxIdMapping]>, findings: &mut Findings) -> Vec<IdMap> {
-    let mappings = mappings.unwrap_or_default();
-    // user_namespaces(7): at most 340 lines
-    if mappings.len() > 340 {
-        findings.problem(field, format!("{} mappings are too many: the kernel takes 340", mappings.len()));
-    }
-    for (index, mapping) in mappings.iter().enumerate() {
-        let end = |first: u32| u64::from(first) + u64::from(mapping.size()) > u64::from(u32::MAX);
-        if mapping.size() == 0 {
-            findings.problem(format!("{field}[{index}].size"), "is 0");
-        } else if end(mapping.container_id()) || end(mapping.host_id()) {
-            findings.problem(format!("{field}[{index}]"), "reaches beyond the highest id, 4294967294");
-        }
-    }
-    mappings
-        .iter()
-        .map(|m| IdMap { container: m.container_id(), host: m.host_id(), size: m.size() })
-        .collect()
 }
 
 fn offsets(plan: &mut Plan, linux: Option<&Linux>, findings: &mut Findings) {
@@ -319,11 +288,6 @@ fn offsets(plan: &mut Plan, linux: Option<&Linux>, findings: &mut Findings) {
     plan.time_offsets = Some(text);
 }
 
-/// The text of a uid_map or gid_map file.
-pub fn map_text(map: &[IdMap]) -> String {
-    map.iter().map(|line| format!("{} {} {}\n", line.container, line.host, line.size)).collect()
-}
-
 /// Opens a namespace to join and checks that it is what the configuration says.
 pub fn open_join(join: &Join) -> Result<OwnedFd> {
     let Join { kind, path, field } = join;
@@ -340,6 +304,13 @@ pub fn open_join(join: &Join) -> Result<OwnedFd> {
         }
         Err(_) => Err(anyhow::anyhow!("it is not a namespace")).with_context(name),
     }
+}
+
+/// A namespace of a process that we have made and not reaped yet, so that the pid is its own.
+pub fn open_of(pid: Pid, kind: Kind) -> Result<OwnedFd> {
+    let path = format!("/proc/{pid}/ns/{}", kind.file());
+    open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .with_context(|| format!("open {path:?}"))
 }
 
 /// Joins all of them. The order is that of [`Kind`]; what the caller may not join before it is in the user namespace is
@@ -437,7 +408,7 @@ mod tests {
             None,
         );
         assert_eq!(findings.problems[0].field, "linux.gidMappings[0]");
-        assert_eq!(map_text(&plan.uid_map), "0 1000 5\n");
+        assert_eq!(id_maps::text(&plan.uid_map), "0 1000 5\n");
     }
 
     #[test]

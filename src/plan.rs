@@ -13,6 +13,7 @@ use crate::credentials::{self, Credentials};
 use crate::findings::Findings;
 use crate::hooks::{self, Hooks};
 use crate::host::Host;
+use crate::id_maps::IdMap;
 use crate::inherited::{self, Inherited};
 use crate::landlock;
 use crate::namespaces::{self, Kind};
@@ -186,6 +187,8 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
     let facts = rootfs::Facts {
         bundle,
         user_namespace: namespaces.has(Kind::User) || host.user_namespace,
+        container_ids: container_ids(&namespaces),
+        may_mount: host.held_capabilities & caps::Capability::CAP_SYS_ADMIN.bitmask() != 0,
         mount_namespace: namespaces.has(Kind::Mount),
         // one that is joined from a new user namespace belongs to another one
         network_namespace: namespaces.creates(Kind::Network)
@@ -239,6 +242,15 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
         hooks: hooks::plan(spec.hooks().as_ref(), spec.annotations().as_ref(), bundle, findings),
         seccomp,
         program,
+    }
+}
+
+/// The mappings of the container's own user namespace. One that is joined has those of its maker, whatever the configuration says.
+fn container_ids(namespaces: &namespaces::Plan) -> Option<(&[IdMap], &[IdMap])> {
+    match (namespaces.creates(Kind::User), namespaces.joins(Kind::User)) {
+        (true, _) => Some((&namespaces.uid_map, &namespaces.gid_map)),
+        (false, true) => Some((&[], &[])),
+        (false, false) => None,
     }
 }
 

@@ -2,24 +2,20 @@
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::stat::Mode;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use crate::cgroups::{Cgroup, shortage};
 use crate::channel::{Channel, Failure, FromInit, FromRuntime};
 use crate::error::{Hinted, hinted};
+use crate::id_maps::{self, IdMap};
 use crate::init::{self, Kit};
-use crate::namespaces::{IdMap, Kind, map_text};
+use crate::namespaces::{self, Kind};
 use crate::plan::{Plan, Program};
-use crate::proc::Proc;
 use crate::sys::tasks::{Clone, Cloned, exit_now, pidfd_send_signal};
 
 /// A process that is being made into a container's. Until it is [released](Self::release), dropping this kills it.
@@ -182,10 +178,7 @@ impl Init {
 
     /// One of its namespaces.
     pub fn open_namespace(&self, kind: Kind) -> Result<OwnedFd> {
-        let path = format!("/proc/{}/ns/{}", self.pid, kind.file());
-        // not reaped yet, so the pid is its own
-        open(path.as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
-            .with_context(|| format!("open {path:?}"))
+        namespaces::open_of(self.pid, kind)
     }
 
     /// Waits for a message or the end of the process. False when it has ended and said all: others may keep the channel open.
@@ -233,7 +226,7 @@ impl Init {
                 }
                 (FromInit::MapIds, _) => {
                     let (uids, gids) = service.maps;
-                    write_maps(self.pid, uids, gids)?;
+                    id_maps::write(self.pid, "linux", uids, gids)?;
                     self.proceed(None)?;
                 }
                 (FromInit::Mount { index }, _) => {
@@ -321,51 +314,6 @@ pub fn reap(pidfd: BorrowedFd<'_>) -> nix::Result<WaitStatus> {
             result => return result,
         }
     }
-}
-
-/// Maps the ids of the new user namespace (user_namespaces(7)): written by us, or with the set-user-ID programs of
-/// shadow-utils for an ordinary user with more than its own id.
-fn write_maps(pid: Pid, uids: &[IdMap], gids: &[IdMap]) -> Result<()> {
-    let privileged = nix::unistd::geteuid().is_root();
-    let single = |map: &[IdMap]| map.len() == 1 && map.first().is_some_and(|line| line.size == 1);
-    let own_ids_only = single(uids) && single(gids);
-    if !privileged && !own_ids_only {
-        map_with("newuidmap", pid, uids).context("linux.uidMappings")?;
-        return map_with("newgidmap", pid, gids).context("linux.gidMappings");
-    }
-    let proc = Proc::open()?;
-    if !privileged {
-        // user_namespaces(7): an ordinary user gives up setgroups(2) for a group mapping
-        proc.write(&Path::new(&pid.to_string()).join("setgroups"), b"deny")
-            .context("linux.gidMappings: deny setgroups")?;
-    }
-    proc.write(&Path::new(&pid.to_string()).join("gid_map"), map_text(gids).as_bytes())
-        .context("linux.gidMappings")?;
-    proc.write(&Path::new(&pid.to_string()).join("uid_map"), map_text(uids).as_bytes())
-        .context("linux.uidMappings")
-}
-
-fn map_with(program: &str, pid: Pid, map: &[IdMap]) -> Result<()> {
-    let path = format!("/usr/bin/{program}");
-    let numbers = map.iter().flat_map(|line| [line.container, line.host, line.size]);
-    let output = Command::new(&path)
-        .env_clear()
-        .arg(pid.to_string())
-        .args(numbers.map(|number| number.to_string()))
-        .output()
-        .map_err(|error| {
-            hinted(
-                format!("run {path:?}: {error}"),
-                "install the package uidmap (shadow-utils) for ranges of ids",
-            )
-        })?;
-    if !output.status.success() {
-        return Err(hinted(
-            format!("{path:?}: {}", String::from_utf8_lossy(&output.stderr).trim_end()),
-            "the ranges that a user may map are in /etc/subuid and /etc/subgid",
-        ));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ mod attach;
 mod cgroup_mounts;
 mod console;
 mod copy_up;
+mod id_mapped;
 mod leftovers;
 mod prepare;
 mod restrict;
@@ -18,13 +19,15 @@ use std::path::{Path, PathBuf};
 use nix::mount::MsFlags;
 use oci_spec::runtime::Spec;
 
-pub use attach::clone_source;
+pub use attach::make_source;
 pub use console::open_pty;
+pub use id_mapped::UserNamespaces;
 pub use leftovers::detach_leftovers;
 pub use prepare::{Rootfs, prepare};
 
 use crate::devices::Devices;
 use crate::findings::Findings;
+use crate::id_maps::IdMap;
 use steps::Step;
 
 /// What the plan must know besides the configuration.
@@ -34,6 +37,10 @@ pub struct Facts<'a> {
     pub bundle: &'a Path,
     /// The container has a user namespace of its own or one that it joins.
     pub user_namespace: bool,
+    /// The mappings of users and groups of the container's own user namespace, empty when it is another's; `None` without one.
+    pub container_ids: Option<(&'a [IdMap], &'a [IdMap])>,
+    /// The runtime may mount in its own namespaces (CAP_SYS_ADMIN).
+    pub may_mount: bool,
     /// The container has a mount namespace that is not ours.
     pub mount_namespace: bool,
     /// The container has a network namespace that is not ours.
@@ -88,6 +95,14 @@ pub fn plan(spec: &Spec, facts: &Facts<'_>, findings: &mut Findings) -> Plan {
     }
     let root_path = facts.bundle.join(root.map(|root| root.path().as_path()).unwrap_or(Path::new("rootfs")));
     let (host_propagation, root_propagation) = propagation(spec, findings);
+    if facts.no_pivot && host_propagation == MsFlags::MS_PRIVATE.bits() {
+        findings.problem_hint(
+            "linux.rootfsPropagation",
+            "private with --no-pivot",
+            "below a moved root the host's mounts stay in the container's namespace; private, they would be kept in use \
+             when the host unmounts them: take \"slave\"",
+        );
+    }
     let shared = matches!(root_propagation, Some((flag, _)) if flag == MsFlags::MS_SHARED.bits());
     let mount_label =
         linux.and_then(|linux| linux.mount_label().as_deref()).filter(|label| !label.is_empty());

@@ -1,12 +1,19 @@
 //! Images and volumes that try to reach the host: a canary there stays as it was.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::let_underscore_must_use)]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "the tests play the host, with paths, and the attacker, in a thread"
+)]
 
 mod support;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 
 use serde_json::json;
 use support::{Bundle, bundle, only_berth, shell};
@@ -53,6 +60,49 @@ fn link(b: &Bundle, name: &str, target: &Path) {
     let _ = fs::remove_dir(&at);
     let _ = fs::remove_file(&at);
     symlink(target, at).unwrap();
+}
+
+/// So many containers are made while somebody races with the runtime.
+const ROUNDS: usize = 12;
+
+/// Somebody in a shared volume: gives a name to one thing and then to another, again and again, with moments of nothing between.
+struct Racer {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<usize>>,
+}
+
+impl Racer {
+    /// `name` is there; `other` takes its place and gives it back.
+    fn start(name: PathBuf, other: PathBuf) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let aside = name.with_file_name("aside");
+        let turns = move || {
+            let mut turns = 0_usize;
+            while !told.load(Ordering::Relaxed) {
+                let steps = [(&name, &aside), (&other, &name), (&name, &other), (&aside, &name)];
+                let done = steps.map(|(from, to)| fs::rename(from, to).is_ok());
+                turns += usize::from(done == [true; 4]);
+                // the runtime made something while nothing was there: that goes on in its stead
+                let _ = fs::remove_dir_all(&aside);
+            }
+            turns
+        };
+        Self { stop, thread: Some(std::thread::spawn(turns)) }
+    }
+
+    /// Stops it; it must have had its turns.
+    fn end(mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        let turns = self.thread.take().unwrap().join().unwrap();
+        assert!(turns > 0, "the racer never had a turn");
+    }
+}
+
+impl Drop for Racer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
 }
 
 /// The ways out of the root that a link can take.
@@ -226,5 +276,184 @@ fn the_streams_keep_their_owner_when_they_are_files_of_the_host() {
     let b = b.with(|c| c["process"]["user"] = json!({ "uid": 1000, "gid": 1000 }));
     let mut command = b.launch_command("run", &[], &b.id);
     b.say_command(command.stdin(fs::File::open(canary.dir.join("ptmx")).unwrap()));
+    canary.assert_untouched();
+}
+
+#[test]
+fn a_volume_that_changes_while_it_is_mounted_on_leads_nowhere() {
+    // CVE-2021-30465, CVE-2024-45310: directories and mounts of one container, links of another
+    for way in 0..2 {
+        let Some(b) = bundle("grep -rs alive /mnt /tmp /data; true") else { return };
+        if !only_berth("CVE-2021-30465, CVE-2024-45310") {
+            return;
+        }
+        let canary = Canary::place(&b);
+        let volume = b.scratch().join("volume");
+        fs::create_dir_all(volume.join("x")).unwrap();
+        symlink(&ways(&canary)[way], volume.join("link")).unwrap();
+        let b = b
+            .mount("/mnt", "bind", volume.to_str().unwrap(), &["bind"])
+            .mount("/mnt/x/new/dir", "tmpfs", "probe", &[])
+            .mount("/mnt/x/ptmx", "bind", "/etc/passwd", &["bind"])
+            .mount("/mnt/x/other", "tmpfs", "probe", &["tmpcopyup"])
+            .mount("/mnt/x", "tmpfs", "probe", &[])
+            .with(|c| c["process"]["cwd"] = json!("/mnt/x/cwd"));
+        let racer = Racer::start(volume.join("x"), volume.join("link"));
+        for _ in 0..ROUNDS {
+            let said = b.run();
+            assert!(said.out.is_empty(), "{said:?}");
+            assert!(said.code == 0 || said.err.contains("error: "), "{said:?}");
+            canary.assert_untouched();
+        }
+        racer.end();
+        canary.assert_untouched();
+        b.assert_nothing_left();
+    }
+}
+
+#[test]
+fn a_null_device_that_changes_unmasks_nothing() {
+    let Some(b) = bundle("cat /data/secret; (echo x > /data/secret) 2>&1; cat /mnt/ptmx") else { return };
+    if !only_berth("CVE-2025-31133") {
+        return;
+    }
+    let canary = Canary::place(&b);
+    fs::write(b.root("data/secret"), "secret").unwrap();
+    let dev = b.scratch().join("dev");
+    fs::create_dir_all(dev.join("pts")).unwrap();
+    fs::write(dev.join("null"), "").unwrap();
+    symlink("/mnt/ptmx", dev.join("link")).unwrap();
+    let mut b = b;
+    b.config["mounts"].as_array_mut().unwrap().truncate(1);
+    let b = b
+        .mount("/mnt", "bind", canary.dir.to_str().unwrap(), &["bind"])
+        .mount("/dev", "bind", dev.to_str().unwrap(), &["bind"])
+        .with(|c| c["linux"]["maskedPaths"] = json!(["/data/secret"]));
+    let racer = Racer::start(dev.join("null"), dev.join("link"));
+    for _ in 0..ROUNDS {
+        let said = b.run();
+        assert!(!said.out.contains("secret"), "{said:?}");
+        assert!(said.code != 0 || said.out == "alive\n", "{said:?}");
+    }
+    racer.end();
+    canary.assert_untouched();
+}
+
+#[test]
+fn a_console_that_changes_makes_nothing_on_the_host() {
+    let Some(b) = bundle("true") else { return };
+    if !only_berth("CVE-2025-52565") {
+        return;
+    }
+    let canary = Canary::place(&b);
+    let dev = b.scratch().join("dev");
+    fs::create_dir_all(dev.join("pts")).unwrap();
+    fs::write(dev.join("console"), "").unwrap();
+    symlink(canary.dir.join("new"), dev.join("link")).unwrap();
+    let mut b = b.with(|c| c["process"]["terminal"] = json!(true));
+    let pts = b.config["mounts"].as_array_mut().unwrap().pop().unwrap();
+    b.config["mounts"].as_array_mut().unwrap().truncate(1);
+    let b = b.mount("/dev", "bind", dev.to_str().unwrap(), &["bind"]).with(|c| {
+        c["mounts"].as_array_mut().unwrap().push(pts);
+    });
+    let socket = b.scratch().join("socket");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let racer = Racer::start(dev.join("console"), dev.join("link"));
+    for _ in 0..ROUNDS {
+        let said = b.try_create(&["--console-socket", socket.to_str().unwrap()]);
+        assert!(said.code == 0 || said.err.contains("error: "), "{said:?}");
+        drop(listener.accept().unwrap());
+        b.say(&["delete", "--force", &b.id]).ok();
+    }
+    racer.end();
+    canary.assert_untouched();
+}
+
+#[test]
+fn what_is_written_to_proc_goes_to_the_kernels_while_the_images_changes() {
+    let Some(b) = bundle("true") else { return };
+    if !only_berth("CVE-2025-52881") {
+        return;
+    }
+    // a false /proc, with all that the runtime writes to
+    let canary = Canary::place(&b);
+    let lies =
+        ["sys/kernel/msgmax", "self/attr/exec", "1/attr/exec", "1/oom_score_adj", "self/oom_score_adj"];
+    for file in lies {
+        let file = b.root("false").join(file);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, "canary").unwrap();
+    }
+    symlink("false", b.root("link")).unwrap();
+    let b = b.with(|c| {
+        c["linux"]["sysctl"] = json!({ "kernel.msgmax": "12345" });
+        c["linux"]["maskedPaths"] = json!(["/proc/kcore"]);
+        c["linux"]["readonlyPaths"] = json!(["/proc/sys"]);
+        c["process"]["oomScoreAdj"] = json!(500);
+    });
+    let racer = Racer::start(b.root("proc"), b.root("link"));
+    for _ in 0..ROUNDS {
+        let said = b.run();
+        assert!(said.code == 0 || said.err.contains("error: "), "{said:?}");
+    }
+    racer.end();
+    for file in lies {
+        assert_eq!(fs::read_to_string(b.root("false").join(file)).unwrap(), "canary", "{file}");
+    }
+    canary.assert_untouched();
+}
+
+#[test]
+fn a_destination_that_leads_into_proc_is_refused() {
+    for target in ["/proc/sys", "/proc/self/attr", "../proc/1", "/proc/../proc/sys/kernel"] {
+        let Some(b) = bundle("true") else { return };
+        let canary = Canary::place(&b);
+        link(&b, "data", Path::new(target));
+        let b = b.mount("/data", "bind", canary.dir.to_str().unwrap(), &["bind"]);
+        let said = b.run();
+        assert_eq!(said.code, 1, "{target}: {said:?}");
+        canary.assert_untouched();
+    }
+}
+
+#[test]
+fn paths_of_the_configuration_behind_a_link_stay_below_the_root() {
+    for way in 0..2 {
+        let Some(b) = bundle("pwd") else { return };
+        if !only_berth("runc's process is in another directory then") {
+            return;
+        }
+        let canary = Canary::place(&b);
+        link(&b, "data", &ways(&canary)[way]);
+        let b = b.with(|c| {
+            c["process"]["cwd"] = json!("/data/work");
+            c["linux"]["maskedPaths"] = json!(["/data/ptmx", "/data"]);
+            c["linux"]["readonlyPaths"] = json!(["/data"]);
+            c["linux"]["devices"] = json!([{ "path": "/data/null", "type": "c", "major": 1, "minor": 3 }]);
+        });
+        let said = b.run();
+        canary.assert_untouched();
+        assert!(said.code != 0 || said.out.contains("canary/work"), "{said:?}");
+    }
+}
+
+#[test]
+fn a_tmpfs_that_starts_with_a_copy_takes_no_file_of_the_host() {
+    let Some(b) = bundle("cat /data/x /data/dir/ptmx") else { return };
+    if !only_berth("the others copy in another way") {
+        return;
+    }
+    let canary = Canary::place(&b);
+    fs::create_dir(b.root("data/dir")).unwrap();
+    fs::write(b.root("data/x"), "harmless\n").unwrap();
+    symlink(canary.dir.join("ptmx"), b.root("data/link")).unwrap();
+    symlink(&canary.dir, b.root("data/other")).unwrap();
+    let b = b.mount("/data", "tmpfs", "tmpfs", &["tmpcopyup"]);
+    let racer = Racer::start(b.root("data/x"), b.root("data/link"));
+    for _ in 0..ROUNDS {
+        let said = b.run();
+        assert!(!said.out.contains("alive"), "{said:?}");
+    }
+    racer.end();
     canary.assert_untouched();
 }

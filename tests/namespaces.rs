@@ -5,7 +5,7 @@
 mod support;
 
 use serde_json::json;
-use support::{bundle, namespace, only_berth};
+use support::{bundle, mapped_bundle, namespace, only_berth};
 
 const FOREVER: &str = "exec sleep 1000";
 const OWN: i32 = -1;
@@ -160,24 +160,9 @@ fn time_offsets_without_a_time_namespace_are_refused() {
     b.try_create(&[]).fails(1, "timeOffsets");
 }
 
-fn mapped(script: &str) -> Option<support::Bundle> {
-    let b = bundle(script)?.namespace("user", None).with(|c| {
-        let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65536 }]);
-        c["linux"]["uidMappings"] = map.clone();
-        c["linux"]["gidMappings"] = map;
-    });
-    // The mapped root has to reach the bundle and to make mount points.
-    let said = support::say(
-        std::process::Command::new("busybox").args(["chown", "-hR", "100000:100000"]).arg(b.root("")),
-    );
-    said.ok();
-    support::say(std::process::Command::new("busybox").args(["chmod", "755"]).arg(b.scratch())).ok();
-    Some(b)
-}
-
 #[test]
 fn a_user_namespace_has_its_mappings() {
-    let Some(b) = mapped(FOREVER) else {
+    let Some(b) = mapped_bundle(FOREVER) else {
         return;
     };
     let mut ready = b.fifo("ready");
@@ -195,7 +180,7 @@ fn a_user_namespace_has_its_mappings() {
 
 #[test]
 fn in_a_user_namespace_the_host_sees_the_mapped_id() {
-    let Some(b) = mapped(FOREVER) else { return };
+    let Some(b) = mapped_bundle(FOREVER) else { return };
     let c = b.start();
     let status = std::fs::read_to_string(format!("/proc/{}/status", c.pid)).unwrap();
     assert_eq!(support::status_field(&status, "Uid"), "100000\t100000\t100000\t100000");
@@ -204,15 +189,15 @@ fn in_a_user_namespace_the_host_sees_the_mapped_id() {
 
 #[test]
 fn in_a_user_namespace_devices_still_work() {
-    let Some(b) = mapped("echo x > /dev/null && head -c 3 /dev/zero | wc -c") else { return };
+    let Some(b) = mapped_bundle("echo x > /dev/null && head -c 3 /dev/zero | wc -c") else { return };
     assert_eq!(b.run().ok().out.trim(), "3");
 }
 
 #[test]
 fn a_user_namespace_of_another_container_is_joined_by_path() {
-    let Some(first) = mapped(FOREVER) else { return };
+    let Some(first) = mapped_bundle(FOREVER) else { return };
     let one = first.start();
-    let Some(second) = mapped("id -u; exec sleep 1000") else { return };
+    let Some(second) = mapped_bundle("id -u; exec sleep 1000") else { return };
     if !only_berth("runc 1.1 wants mappings beside the path") {
         return;
     }
@@ -226,7 +211,7 @@ fn a_user_namespace_of_another_container_is_joined_by_path() {
 
 #[test]
 fn exec_joins_a_user_namespace() {
-    let Some(b) = mapped(FOREVER) else { return };
+    let Some(b) = mapped_bundle(FOREVER) else { return };
     let c = b.start();
     let said = c.exec(&[], &["sh", "-c", "id -u; readlink /proc/self/ns/user"]).ok();
     assert_eq!(said.lines(), ["0", &of(c.pid, "user")]);
@@ -245,7 +230,7 @@ fn mappings_without_a_user_namespace_do_not_go_unseen() {
 
 #[test]
 fn too_many_mappings_give_a_clean_error() {
-    let Some(b) = mapped("true") else { return };
+    let Some(b) = mapped_bundle("true") else { return };
     let many: Vec<_> =
         (0..10_000).map(|i| json!({ "containerID": i, "hostID": 100_000 + i, "size": 1 })).collect();
     let b = b.with(|c| c["linux"]["uidMappings"] = json!(many));

@@ -19,7 +19,7 @@ use std::process::Command;
 
 use berth::error;
 use berth::findings::Findings;
-use berth::rootfs::{Facts, Plan, Rootfs, clone_source, detach_leftovers, plan, prepare};
+use berth::rootfs::{Facts, Plan, Rootfs, UserNamespaces, detach_leftovers, make_source, plan, prepare};
 use berth::sys::mounts::{FsContext, MountAttr, MountFd, attr, set_attributes};
 use berth::sys::tasks::{Clone, Cloned, bits, exit_now};
 use nix::fcntl::{OFlag, open};
@@ -95,6 +95,8 @@ fn facts(bundle: &Path) -> Facts<'_> {
     Facts {
         bundle,
         user_namespace: false,
+        container_ids: None,
+        may_mount: true,
         mount_namespace: true,
         network_namespace: false,
         cgroup_namespace: false,
@@ -669,7 +671,7 @@ fn in_a_user_namespace_the_hosts_nodes_are_bound_and_sources_can_be_asked_for() 
             | CloneFlags::CLONE_NEWNET
             | CloneFlags::CLONE_NEWIPC;
         // the clone is made before: the test has no socket to pass it over
-        let mut clone = Some(clone_source(&plan, 6).unwrap());
+        let mut clone = Some(make_source(&plan, 6, &mut UserNamespaces::of(nix::unistd::getpid())).unwrap());
         match (Clone { namespaces: bits(namespaces), ..Clone::default() }).run().unwrap() {
             Cloned::New => {
                 let ended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {

@@ -319,3 +319,15 @@ fn from_outside_of_the_delegated_part_of_v2_a_container_without_limits_runs() {
     let said = as_user_on_v2(&b, top, &["run", &b.id]);
     assert!(said.code == 1 && said.err.contains("a process could not go from /sys/fs/cgroup"), "{said:?}");
 }
+
+#[test]
+fn an_ordinary_user_is_told_that_ids_of_mounts_are_roots_to_map() {
+    for (kind, options) in [("bind", &["bind", "idmap"][..]), ("tmpfs", &["idmap"])] {
+        let Some(b) = users("true") else { return };
+        let b = b.mount("/mnt", kind, "/tmp", options);
+        b.save();
+        let said = as_user(&b, &["run", &b.id]);
+        let why = "mounts[3]: an ordinary user cannot map the ids of a mount";
+        assert!(said.code == 1 && said.err.contains(why) && said.err.contains("hint: "), "{said:?}");
+    }
+}

@@ -6,10 +6,11 @@ use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, open};
-use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
+use super::id_mapped::{self, UserNamespaces};
 use super::prepare::{Rootfs, change_propagation, set};
 use super::steps::{Kind, Step, allowed_in_proc};
 use super::{Plan, copy_up};
@@ -30,14 +31,25 @@ pub(super) struct Attach<'a> {
     pub source: &'a mut dyn FnMut(usize) -> Result<MountFd>,
 }
 
-/// For a request of init: a detached clone of the source of `mounts[index]`, made with the credentials of this process.
-pub fn clone_source(plan: &Plan, index: usize) -> Result<MountFd> {
+/// For a request of init: a detached clone of the source of `mounts[index]`, or a new file system that is to be id-mapped,
+/// made with the credentials of this process.
+pub fn make_source(plan: &Plan, index: usize, namespaces: &mut UserNamespaces) -> Result<MountFd> {
     let step = plan.steps.get(index).ok_or_else(|| anyhow!("mounts[{index}]: there is no such mount"))?;
-    match &step.kind {
-        Kind::Bind(path) => host_clone(step, path),
-        Kind::HostSys => host_clone(step, Path::new("/sys")),
-        _ => Err(anyhow!("{}: it has no source on the host", step.field)),
+    let mount = match &step.kind {
+        Kind::Bind(path) => host_clone(step, path)?,
+        Kind::HostSys => host_clone(step, Path::new("/sys"))?,
+        Kind::FileSystem { kind, source } if step.id_mapping.is_some() => {
+            new_file_system(step, kind, source, None, first_attributes(step)).with_context(|| title(step))?
+        }
+        _ => return Err(anyhow!("{}: it has no source on the host", step.field)),
+    };
+    if let Some(mapping) = &step.id_mapping {
+        let mapped = namespaces
+            .with(&step.field, &mapping.ids)
+            .and_then(|namespace| id_mapped::apply(mount.as_fd(), namespace, mapping.tree, &step.kind));
+        mapped.with_context(|| title(step))?;
     }
+    Ok(mount)
 }
 
 /// Opens and clones a source of the host.
@@ -99,15 +111,13 @@ impl Attach<'_> {
 
     /// The source, by our own credentials or else by those of the runtime process.
     fn clone_from_host(&mut self, path: &Path) -> Result<MountFd> {
+        if self.step.id_mapping.is_some() {
+            return self.ask();
+        }
         match open_clone(self.step, path) {
             Ok(clone) => Ok(clone),
             // EINVAL: mounts below the source that are locked together in this namespace
-            Err(Errno::EACCES | Errno::EPERM | Errno::EINVAL) if self.plan.user_namespace => {
-                let clone = (self.source)(self.index)?;
-                let slave = nix::mount::MsFlags::MS_SLAVE.bits();
-                change_propagation(clone.as_fd(), slave, true).with_context(|| title(self.step))?;
-                Ok(clone)
-            }
+            Err(Errno::EACCES | Errno::EPERM | Errno::EINVAL) if self.plan.user_namespace => self.ask(),
             Err(errno) => Err(source_error(errno)).with_context(|| title(self.step)),
         }
     }
@@ -116,6 +126,15 @@ impl Attach<'_> {
     /// what was cloned ahead is cloned once more, as a peer of itself; kernels before 6.15 refuse that, and nothing but the list differs.
     fn in_order(&self, clone: MountFd) -> MountFd {
         MountFd::clone_of(clone.as_fd(), self.step.options.rbind).unwrap_or(clone)
+    }
+
+    /// A mount that the runtime makes. What it has cloned is a peer of the host's mounts, as our own are no longer.
+    fn ask(&mut self) -> Result<MountFd> {
+        let mount = (self.source)(self.index)?;
+        if let Some(flag) = self.plan.host_propagation {
+            change_propagation(mount.as_fd(), flag, true).with_context(|| title(self.step))?;
+        }
+        Ok(mount)
     }
 
     fn bind(&mut self, mount: MountFd) -> Result<()> {
@@ -177,11 +196,15 @@ impl Attach<'_> {
         } else {
             (self.directory()?, None)
         };
-        let mut attributes = self.step.options.fresh();
-        if self.step.read_only_later || self.step.options.copy_up {
-            attributes &= !attr::RDONLY;
-        }
-        let mount = self.fresh(kind, source, mode, attributes)?;
+        let mount = if self.step.id_mapping.is_some() {
+            let mount = self.ask()?;
+            if let Some(mode) = mode {
+                change_mode(mount.as_fd(), mode)?;
+            }
+            mount
+        } else {
+            self.fresh(kind, source, mode, first_attributes(self.step))?
+        };
         self.propagate(mount.as_fd())?;
         if self.step.options.copy_up {
             copy_up::copy(target.as_fd(), mount.as_fd()).context("copy what it covers")?;
@@ -191,42 +214,7 @@ impl Attach<'_> {
 
     /// A new instance of a file system, detached.
     pub fn fresh(&self, kind: &CStr, source: &CStr, mode: Option<u32>, attributes: u64) -> Result<MountFd> {
-        let context = match FsContext::open(kind) {
-            Err(Errno::ENODEV) => {
-                return Err(hinted(
-                    reason(Errno::ENODEV),
-                    "this kernel has no such file system; its name is the mount's \"type\"",
-                ));
-            }
-            result => result.context("fsopen")?,
-        };
-        let configure = || -> nix::Result<MountFd> {
-            if !source.is_empty() {
-                context.set_string(c"source", source)?;
-            }
-            if let Some(mode) = mode {
-                let text = std::ffi::CString::new(format!("{mode:o}")).unwrap_or_default();
-                context.set_string(c"mode", &text)?;
-            }
-            self.set_options(&context)?;
-            context.create()?;
-            context.mount(attributes)
-        };
-        configure().map_err(|errno| explained(errno, &context))
-    }
-
-    /// Gives the file system its options: flags of the superblock, and what only it understands.
-    fn set_options(&self, context: &FsContext) -> nix::Result<()> {
-        for key in &self.step.options.superblock {
-            context.set_flag(key)?;
-        }
-        for (key, value) in &self.step.options.data {
-            match value {
-                Some(value) => context.set_string(key, value)?,
-                None => context.set_flag(key)?,
-            }
-        }
-        Ok(())
+        new_file_system(self.step, kind, source, mode, attributes)
     }
 
     fn remount(&mut self) -> Result<()> {
@@ -235,7 +223,7 @@ impl Attach<'_> {
         let options = &self.step.options;
         if !options.data.is_empty() || !options.superblock.is_empty() {
             let context = FsContext::pick(target.as_fd()).context("fspick")?;
-            let configured = self.set_options(&context).and_then(|()| context.reconfigure());
+            let configured = set_options(self.step, &context).and_then(|()| context.reconfigure());
             configured.map_err(|errno| explained(errno, &context))?;
         }
         self.change(target.as_fd())
@@ -306,6 +294,71 @@ impl Attach<'_> {
         }
         Ok(())
     }
+}
+
+/// The attributes that a new file system is mounted with.
+fn first_attributes(step: &Step) -> u64 {
+    let later = step.read_only_later || step.options.copy_up;
+    step.options.fresh() & !if later { attr::RDONLY } else { 0 }
+}
+
+/// A new instance of a file system, detached.
+fn new_file_system(
+    step: &Step,
+    kind: &CStr,
+    source: &CStr,
+    mode: Option<u32>,
+    attributes: u64,
+) -> Result<MountFd> {
+    let context = match FsContext::open(kind) {
+        Err(Errno::ENODEV) => {
+            return Err(hinted(
+                reason(Errno::ENODEV),
+                "this kernel has no such file system; its name is the mount's \"type\"",
+            ));
+        }
+        result => result.context("fsopen")?,
+    };
+    let configure = || -> nix::Result<MountFd> {
+        if !source.is_empty() {
+            context.set_string(c"source", source)?;
+        }
+        if let Some(mode) = mode {
+            let text = std::ffi::CString::new(format!("{mode:o}")).unwrap_or_default();
+            context.set_string(c"mode", &text)?;
+        }
+        set_options(step, &context)?;
+        context.create()?;
+        context.mount(attributes)
+    };
+    configure().map_err(|errno| explained(errno, &context))
+}
+
+/// Gives the file system its options: flags of the superblock, and what only it understands.
+fn set_options(step: &Step, context: &FsContext) -> nix::Result<()> {
+    for key in &step.options.superblock {
+        context.set_flag(key)?;
+    }
+    for (key, value) in &step.options.data {
+        match value {
+            Some(value) => context.set_string(key, value)?,
+            None => context.set_flag(key)?,
+        }
+    }
+    Ok(())
+}
+
+/// The mode of a mount's root, which the runtime could not know: it is that of the directory below.
+fn change_mode(mount: BorrowedFd<'_>, mode: u32) -> Result<()> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let changed = openat(mount, c".", flags, Mode::empty())
+        .and_then(|root| fchmod(root, Mode::from_bits_truncate(mode)));
+    changed.map_err(|errno| {
+        hinted(
+            format!("give its root the mode {mode:o} of the directory below: {}", reason(errno)),
+            "the container does not own the root of this id-mapped file system: say its mode with the option \"mode=\"",
+        )
+    })
 }
 
 /// The kernel's error with what the file system says about it.

@@ -32,8 +32,8 @@ impl Rootfs {
 
 /// Mounts and makes everything up to the `createContainer` hooks. Runs in the container's namespaces with umask 0.
 ///
-/// `source(index)` answers with a detached clone of the source of `mounts[index]` ([`super::clone_source`]), made by the
-/// runtime process with the host's credentials; asked only in a user namespace.
+/// `source(index)` answers with a detached mount for `mounts[index]` ([`super::make_source`]), made by the runtime process
+/// with the host's credentials; asked for what is id-mapped, and in a user namespace.
 pub fn prepare(plan: &Plan, source: &mut dyn FnMut(usize) -> Result<MountFd>) -> Result<Rootfs> {
     let mut peers = clone_peers(plan, source)?;
     if let Some(flag) = plan.host_propagation {
@@ -65,7 +65,11 @@ fn clone_peers(
     for (index, step) in plan.steps.iter().enumerate() {
         clones.push(match &step.kind {
             // in a new mount namespace of another user namespace every copy is a slave from the beginning
-            super::steps::Kind::Bind(_) if step.peer && plan.user_namespace => Some(source(index)?),
+            super::steps::Kind::Bind(_)
+                if step.peer && (plan.user_namespace || step.id_mapping.is_some()) =>
+            {
+                Some(source(index)?)
+            }
             super::steps::Kind::Bind(path) if step.peer => Some(host_clone(step, path)?),
             _ => None,
         });

@@ -8,6 +8,7 @@ use nix::mount::MsFlags;
 use oci_spec::runtime::Mount;
 
 use super::Facts;
+use super::id_mapped::{self, Mapping};
 use crate::findings::Findings;
 use crate::mounts::{self, Options};
 use crate::sys::mounts::attr;
@@ -67,6 +68,8 @@ pub struct Step {
     pub kind: Kind,
     /// How.
     pub options: Options,
+    /// Whose ids it has, other than those of its file system. The runtime makes such a mount and hands it over.
+    pub id_mapping: Option<Mapping>,
     /// The mount stays a peer of the host's: its source is cloned before "/" is made a slave.
     pub peer: bool,
     /// Things are made in it yet: read-only comes at the end.
@@ -90,16 +93,17 @@ impl Step {
             options.bind = true;
         }
         check_destination(&field, mount, findings);
-        check_id_maps(&field, mount, &options, findings);
         let target = paths::clean(mount.destination());
         let kind = kind(&field, mount, typ, &options, facts, findings);
         check_proc(&field, &target, typ, &kind, findings);
+        let id_mapping = id_mapped::plan(&field, mount, &kind, &options, facts, findings);
         let mut step = Self {
             field,
             destination: mount.destination().clone(),
             target,
             kind,
             options,
+            id_mapping,
             peer: false,
             read_only_later: false,
         };
@@ -179,6 +183,7 @@ impl Step {
         };
         bits("r", options.recursive.set);
         bits("", options.attributes.set);
+        words.extend(self.id_mapping.iter().map(Mapping::describe));
         words.extend(options.propagation.iter().map(|(flag, tree)| propagation_word(*flag, *tree)));
         words.extend(options.superblock.iter().map(|key| key.to_string_lossy().into_owned()));
         words.extend(options.data.iter().map(|(key, value)| match value {
@@ -257,19 +262,6 @@ fn check_destination(field: &str, mount: &Mount, findings: &mut Findings) {
         findings.problem(field, "has a null byte");
     } else if destination.is_relative() {
         findings.warn(field, format!("{destination:?} is relative, which is deprecated; taken from \"/\""));
-    }
-}
-
-fn check_id_maps(field: &str, mount: &Mount, options: &Options, findings: &mut Findings) {
-    let mapped = [mount.uid_mappings(), mount.gid_mappings()]
-        .iter()
-        .any(|mappings| mappings.as_ref().is_some_and(|mappings| !mappings.is_empty()));
-    if mapped || options.id_map.is_some() {
-        findings.problem_hint(
-            field,
-            "id-mapped mounts are not there yet",
-            "take \"idmap\", \"ridmap\", uidMappings and gidMappings out, or give the source the container's ids",
-        );
     }
 }
 

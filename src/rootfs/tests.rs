@@ -8,6 +8,8 @@ fn facts() -> Facts<'static> {
     Facts {
         bundle: Path::new("/bundle"),
         user_namespace: false,
+        container_ids: None,
+        may_mount: true,
         mount_namespace: true,
         network_namespace: true,
         cgroup_namespace: false,
@@ -147,6 +149,18 @@ fn a_shared_bind_mount_is_cloned_while_it_is_a_peer() {
     assert_eq!(peers(""), [false, true, false]);
     assert_eq!(peers("rshared"), [true, true, false]);
     assert_eq!(peers("rslave"), [false, true, false]);
+}
+
+#[test]
+fn a_moved_root_does_not_keep_the_hosts_mounts_in_use() {
+    let no_pivot = Facts { no_pivot: true, ..facts() };
+    for (word, problems) in
+        [("private", 1), ("rprivate", 1), ("slave", 0), ("shared", 0), ("unbindable", 0), ("", 0)]
+    {
+        let linux = json!({ "rootfsPropagation": word });
+        assert_eq!(planned(json!([]), linux.clone(), &no_pivot).1.problems.len(), problems, "{word}");
+        assert!(planned(json!([]), linux, &facts()).1.problems.is_empty(), "{word}");
+    }
 }
 
 #[test]

@@ -44,7 +44,7 @@ pub mod attr {
     pub const STRICTATIME: u64 = 0x20;
     /// No access times of directories.
     pub const NODIRATIME: u64 = 0x80;
-    /// Ids are mapped by the user namespace (kernel 5.12).
+    /// Owners are mapped by a user namespace.
     pub const IDMAP: u64 = 0x10_0000;
     /// Symbolic links are not followed.
     pub const NOSYMFOLLOW: u64 = 0x20_0000;

@@ -90,6 +90,19 @@ pub fn bundle(script: &str) -> Option<Bundle> {
     as_root().then(|| Bundle::new(script))
 }
 
+/// The same with a user namespace, in which the ids from 0 on are the host's from 100000 on; it owns its root file system.
+pub fn mapped_bundle(script: &str) -> Option<Bundle> {
+    let b = bundle(script)?.namespace("user", None).with(|c| {
+        let map = json!([{ "containerID": 0, "hostID": 100_000, "size": 65536 }]);
+        c["linux"]["uidMappings"] = map.clone();
+        c["linux"]["gidMappings"] = map;
+    });
+    // the mapped root has to reach the bundle and to make mount points
+    say(Command::new("busybox").args(["chown", "-hR", "100000:100000"]).arg(b.root(""))).ok();
+    fs::set_permissions(b.scratch(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    Some(b)
+}
+
 impl Bundle {
     fn new(script: &str) -> Self {
         let scratch = tempfile::Builder::new().prefix("berth-test-").tempdir().unwrap();

@@ -17,12 +17,12 @@ mod kernel;
 mod view;
 mod wait;
 
-pub use bundle::{Bundle, Container, anyones_bundle, bundle};
+pub use bundle::{Bundle, Container, anyones_bundle, bundle, mapped_bundle};
 pub use kernel::{
     MountLine, cgroup_dirs, cgroup_of, cgroup_value, mountinfo, namespace, only_v2, status_field,
     systems_mounts,
 };
-pub use view::{View, in_unified_view};
+pub use view::{View, in_mount_namespace, in_unified_view};
 pub use wait::{DEADLINE, Fifo, Gate, child_ended, readable, wait_exit};
 
 use std::fs::{self, File};

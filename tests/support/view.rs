@@ -11,7 +11,12 @@ const UNIFIED_ONLY: &str = "mount --make-rprivate / && umount -l /sys/fs/cgroup 
 
 /// The command in a mount namespace that has cgroup2 at /sys/fs/cgroup and no other hierarchy.
 pub fn in_unified_view(runtime: &Command) -> Command {
-    let inner = shell(UNIFIED_ONLY, runtime);
+    in_mount_namespace(UNIFIED_ONLY, runtime)
+}
+
+/// The command in a mount namespace of its own, started by a shell script, whose last word is `exec "$@"`.
+pub fn in_mount_namespace(script: &str, runtime: &Command) -> Command {
+    let inner = shell(script, runtime);
     let mut command = Command::new("busybox");
     command.args(["unshare", "-m"]).arg(inner.get_program()).args(inner.get_args());
     command.current_dir(runtime.get_current_dir().unwrap()).stdin(Stdio::null());

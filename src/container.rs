@@ -16,7 +16,7 @@ use crate::error::{DoesNotExist, HookFailed, NotRunning, hinted, text};
 use crate::findings::Findings;
 use crate::foreground::{self, Signals};
 use crate::gate;
-use crate::hooks::{self, Hooks, Stage};
+use crate::hooks::{self, Hooks};
 use crate::host::Host;
 use crate::log::Log;
 use crate::members;
@@ -274,16 +274,7 @@ impl Runtime<'_> {
         if !state.poststart {
             return Ok(());
         }
-        let hooks = saved_hooks(directory, state)?;
-        let output = hooks.output.open()?;
-        let stage = Stage {
-            kind: "poststart",
-            state: &state.for_hooks(Status::Running),
-            directory: Some(&state.bundle),
-            output: &output,
-            confine: &|| Ok(()),
-        };
-        stage.run(&hooks.poststart)
+        saved_hooks(directory, state)?.run_poststart(&state.for_hooks(Status::Running), &state.bundle)
     }
 
     /// What `state` shows.

@@ -140,6 +140,14 @@ impl Hooks {
         told.chain(runs).collect()
     }
 
+    /// Runs the poststart hooks.
+    pub fn run_poststart(&self, state: &[u8], directory: &Path) -> anyhow::Result<()> {
+        let output = self.output.open()?;
+        let directory = Some(directory);
+        let stage = Stage { kind: "poststart", state, directory, output: &output, confine: &|| Ok(()) };
+        stage.run(&self.poststart)
+    }
+
     /// Runs the poststop hooks, all of them, and answers with what went wrong.
     pub fn run_poststop(&self, state: &[u8], directory: Option<&Path>) -> Vec<anyhow::Error> {
         if self.poststop.is_empty() {

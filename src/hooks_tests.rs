@@ -168,7 +168,7 @@ fn a_hook_begins_where_it_is_told_or_at_the_root() {
     for directory in [dir.path(), Path::new("/no/such/directory")] {
         let output = OutputFiles::default();
         let stage = Stage { directory: Some(directory), ..stage("poststop", b"", &output) };
-        stage.run(&[hook.clone()]).unwrap();
+        stage.run(std::slice::from_ref(&hook)).unwrap();
     }
     assert_eq!(std::fs::read_to_string(file).unwrap(), format!("{}\n/\n", dir.path().display()));
 }

@@ -262,7 +262,7 @@ fn idmapped_mounts(namespace: Option<&OwnedFd>) -> Result<BTreeMap<String, Answe
     answers.insert("tmpfs".to_owned(), idmap("a new file system", new, namespace));
     for (point, kind) in points {
         let asked = !NOT_ASKED.contains(&kind.as_str()) && !kind.starts_with("fuse");
-        if asked && !answers.get(&kind).is_some_and(|known: &Answer| known.available.is_some()) {
+        if asked && answers.get(&kind).is_none_or(|known: &Answer| known.available.is_none()) {
             let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
             let copy = open(&point, flags, Mode::empty()).and_then(|at| MountFd::clone_of(at.as_fd(), false));
             answers.insert(kind, idmap(&format!("a copy of {}", point.display()), copy, namespace));

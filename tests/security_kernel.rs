@@ -366,7 +366,14 @@ fn init_runs_hooks_without_proc_as_pid_1() {
             .args(["-c", "mount --make-rprivate / && mount -t tmpfs none /proc"])
             .status();
         assert!(hidden.unwrap().success());
-        text(&berth::hooks::run("startContainer", &hooks, b"{}\n").unwrap_err())
+        let stage = berth::hooks::Stage {
+            kind: "startContainer",
+            state: b"{}\n",
+            directory: None,
+            output: &berth::hooks::OutputFiles::default(),
+            confine: &|| Ok(()),
+        };
+        text(&stage.run(&hooks).unwrap_err())
     });
-    assert_eq!(said, "hook startContainer[1] \"/bin/sh\": exit status 9: child of 1");
+    assert_eq!(said, "hooks.startContainer[1]: run \"/bin/sh\": exit status 9: child of 1");
 }

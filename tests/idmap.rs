@@ -465,3 +465,15 @@ fn a_source_that_nobody_has_is_told_as_such_from_a_user_namespace() {
     b.try_create(&[]).fails(1, "no such file or directory");
     b.assert_nothing_left();
 }
+
+#[test]
+fn a_root_that_the_mapped_root_cannot_reach_is_told_with_what_to_do() {
+    let Some(b) = mapped_bundle("true") else { return };
+    fs::set_permissions(b.scratch(), fs::Permissions::from_mode(0o700)).unwrap();
+    let said = b.try_create(&[]).fails(1, "permission denied");
+    assert!(
+        !support::is_berth() || said.err.contains("root.path: bind ") && said.err.contains("hint: "),
+        "{said:?}"
+    );
+    b.assert_nothing_left();
+}

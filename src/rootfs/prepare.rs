@@ -107,6 +107,12 @@ fn bind_root(plan: &Plan) -> Result<MountFd> {
                 "root.path must be a directory, relative to the bundle or absolute",
             ));
         }
+        Err(Errno::EACCES) if plan.user_namespace => {
+            return Err(hinted(
+                reason(Errno::EACCES),
+                "the container's root user must get there: each directory above needs the mode o+x",
+            ));
+        }
         result => result?,
     };
     let clone = MountFd::clone_of(directory.as_fd(), true).context("open_tree")?;

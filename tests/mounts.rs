@@ -201,6 +201,24 @@ fn a_cgroup_mount_shows_the_controllers() {
     }
 }
 
+/// podman does this for systemd on cgroup v1.
+#[test]
+fn what_is_mounted_below_a_read_only_cgroup_mount_gets_its_directory() {
+    let Some(b) = bundle("cat /sys/fs/cgroup/below/f; touch /sys/fs/cgroup/x") else { return };
+    if support::only_v2() {
+        return support::skip("cgroup v2 is one file system, where a directory is a cgroup");
+    }
+    let source = b.scratch().join("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("f"), "there\n").unwrap();
+    let said = b
+        .mount("/sys", "sysfs", "sysfs", &["ro"])
+        .mount("/sys/fs/cgroup", "cgroup", "cgroup", &["ro", "nosuid", "noexec", "nodev"])
+        .mount("/sys/fs/cgroup/below", "bind", &source.to_string_lossy(), &["bind"])
+        .run();
+    assert!(said.out == "there\n" && said.err.contains("Read-only"), "{said:?}");
+}
+
 #[test]
 fn without_a_cgroup_namespace_the_mount_shows_only_the_containers_own() {
     let path = if support::only_v2() { "cgroup.procs" } else { "pids/cgroup.procs" };

@@ -13,10 +13,10 @@ mod terminals;
 use anyhow::{Context, Result};
 
 use super::scene::Scene;
-use super::{Case, Outcome};
+use crate::play::{Case, Outcome, PASSED, skipped};
 
 /// All cases in the order in which they are run.
-pub fn all() -> Vec<Case> {
+pub fn all<'a>() -> Vec<Case<Scene<'a>>> {
     [
         run::CASES,
         terminals::CASES,
@@ -30,15 +30,12 @@ pub fn all() -> Vec<Case> {
     ]
     .into_iter()
     .flatten()
-    .map(|&(name, check)| Case { name, check })
+    .map(|&(name, check)| -> Case<Scene<'a>> { (name, check) })
     .collect()
 }
 
 /// The table that each file of cases has.
 type Cases = &'static [(&'static str, fn(&Scene) -> Result<Outcome>)];
-
-/// The usual end of a case.
-const PASSED: Result<Outcome> = Ok(Outcome::Passed);
 
 /// The capabilities that this process has to give.
 fn capability_mask() -> Result<u64> {
@@ -59,8 +56,4 @@ fn where_all_capabilities_are(check: impl Fn() -> Result<Outcome>) -> Result<Out
         }
         outcome => outcome,
     }
-}
-
-fn skipped(reason: &str) -> Result<Outcome> {
-    Ok(Outcome::Skipped(reason.to_owned()))
 }

@@ -5,6 +5,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 use support::{Bundle, bundle, mountinfo, only_berth};
@@ -199,6 +200,21 @@ fn a_cgroup_mount_shows_the_controllers() {
     for name in expected {
         assert!(said.out.lines().any(|l| l == *name), "{said:?}");
     }
+}
+
+/// podman has `tmpcopyup` with every tmpfs.
+#[test]
+fn tmpcopyup_leaves_the_mode_that_was_asked_for() {
+    let Some(b) = bundle("stat -c %a /asked /missing; stat -c %a /data") else { return };
+    fs::create_dir(b.root("asked")).unwrap();
+    fs::set_permissions(b.root("data"), fs::Permissions::from_mode(0o750)).unwrap();
+    let said = b
+        .mount("/asked", "tmpfs", "tmpfs", &["tmpcopyup", "mode=711"])
+        .mount("/missing", "tmpfs", "tmpfs", &["tmpcopyup"])
+        .mount("/data", "tmpfs", "tmpfs", &["tmpcopyup"])
+        .run()
+        .ok();
+    assert_eq!(said.out, "711\n1777\n750\n");
 }
 
 /// podman does this for systemd on cgroup v1.

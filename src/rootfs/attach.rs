@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sys::stat::{Mode, SFlag, fstat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmodat, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use super::prepare::{Rootfs, change_propagation, set};
@@ -178,7 +178,13 @@ impl Attach<'_> {
         let mount = self.fresh(kind, source, mode, attributes)?;
         self.propagate(mount.as_fd())?;
         if self.step.options.copy_up {
+            let made = fstat(mount.as_fd())?.st_mode;
             copy_up::copy(target.as_fd(), mount.as_fd()).context("copy what it covers")?;
+            if mode.is_none() {
+                // the option "mode", or a directory that was not the image's
+                let made = Mode::from_bits_truncate(made & 0o7777);
+                fchmodat(mount.as_fd(), c".", made, FchmodatFlags::FollowSymlink)?;
+            }
         }
         self.place(mount, target)
     }

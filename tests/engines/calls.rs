@@ -73,10 +73,10 @@ impl Reply {
     }
 }
 
-/// The same command, ended when it takes too long.
+/// The same command, ended when it takes too long. In the foreground it can use a terminal.
 pub fn bounded(program: &Path) -> Command {
     let mut command = Command::new("timeout");
-    command.args(["--kill-after=5", CALL_SECONDS]).arg(program);
+    command.args(["--foreground", "--kill-after=5", CALL_SECONDS]).arg(program);
     command
 }
 

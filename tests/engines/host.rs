@@ -106,6 +106,35 @@ pub fn show_cgroup1_only(view: &Path) -> Result<()> {
     host("umount", &["-R", "-l", &view.to_string_lossy()]).map(drop)
 }
 
+/// A user that exists for those who look from our mount namespace only.
+pub struct Account<'a> {
+    pub name: &'a str,
+    pub uid: u32,
+    /// The first of its subordinate ids.
+    pub first: u32,
+    pub count: u32,
+}
+
+impl Account<'_> {
+    /// Adds the user to the view of `/etc`; the files lie in `directory`.
+    pub fn make(&self, directory: &Path, home: &Path) -> Result<()> {
+        let Self { name, uid, first, count } = self;
+        for (file, line) in [
+            ("passwd", format!("{name}:x:{uid}:{uid}::{}:/bin/sh", home.display())),
+            ("group", format!("{name}:x:{uid}:")),
+            ("subuid", format!("{name}:{first}:{count}")),
+            ("subgid", format!("{name}:{first}:{count}")),
+        ] {
+            let ours = directory.join(format!("etc-{file}"));
+            let theirs = Path::new("/etc").join(file);
+            let text = std::fs::read_to_string(&theirs).unwrap_or_default();
+            std::fs::write(&ours, format!("{text}\n{line}\n"))?;
+            host("mount", &["--bind", &ours.to_string_lossy(), &theirs.to_string_lossy()])?;
+        }
+        Ok(())
+    }
+}
+
 /// The image that all engines get, as a tar file below `home`: the host's static busybox, its links, and
 /// the files that cases ask about.
 pub fn image(home: &Path) -> Result<PathBuf> {

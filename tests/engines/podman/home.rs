@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use crate::calls::{SOON, bounded, call, until};
 use crate::host::{
-    Cgroups, cgroups_below, choose_cgroups, command_line, ended, finds, host, image, make_private,
+    Account, Cgroups, cgroups_below, choose_cgroups, command_line, ended, finds, host, image, make_private,
     make_volumes, mounts_below, processes, processes_in_our_namespace, show_cgroup1_only, top_cgroups,
 };
 use crate::play::UNDER_TEST;
@@ -110,18 +110,8 @@ impl Home {
     /// The account exists for those who look from our mount namespace.
     fn make_account(&self, uid: u32) -> Result<()> {
         let owned = format!("{uid}:{uid}");
-        for (file, line) in [
-            ("passwd", format!("{NAME}:x:{uid}:{uid}::{}:/bin/sh", self.path().join("home").display())),
-            ("group", format!("{NAME}:x:{uid}:")),
-            ("subuid", format!("{NAME}:{SUBORDINATE}:{SUBORDINATES}")),
-            ("subgid", format!("{NAME}:{SUBORDINATE}:{SUBORDINATES}")),
-        ] {
-            let ours = self.path().join(file);
-            let theirs = Path::new("/etc").join(file);
-            let text = std::fs::read_to_string(&theirs).unwrap_or_default();
-            std::fs::write(&ours, format!("{text}\n{line}\n"))?;
-            host("mount", &["--bind", &ours.to_string_lossy(), &theirs.to_string_lossy()])?;
-        }
+        let account = Account { name: NAME, uid, first: SUBORDINATE, count: SUBORDINATES };
+        account.make(self.path(), &self.path().join("home"))?;
         std::fs::create_dir_all(self.run_directory())?;
         for place in [self.run_directory(), self.path().join("home"), self.volumes()] {
             host("chown", &[&owned, &place.to_string_lossy()])?;
@@ -217,7 +207,7 @@ impl Home {
         {
             let name = format!("localhost/{name}");
             let mut import = self.command("podman")?;
-            import.args(["import", "-q", "-c", command]).arg(&archive).arg(name);
+            import.args(["import", "-q", "-c", command, "-c", "ENV PATH=/bin"]).arg(&archive).arg(name);
             call(&mut import)?.exits(0)?;
         }
         Ok(())

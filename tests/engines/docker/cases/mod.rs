@@ -1,5 +1,6 @@
 //! The cases, by subject.
 
+mod engine;
 mod exec;
 mod failures;
 mod isolation;
@@ -8,15 +9,16 @@ mod limits;
 mod mounts;
 mod namespaces;
 mod run;
+mod settings;
 mod terminals;
 
 use anyhow::{Context, Result};
 
 use super::scene::Scene;
-use crate::play::{Case, Outcome, PASSED, skipped};
+use crate::play::{Outcome, PASSED, skipped};
 
-/// All cases in the order in which they are run.
-pub fn all<'a>() -> Vec<Case<Scene<'a>>> {
+/// All cases of the usual settings in the order in which they are run.
+pub fn all() -> Vec<(&'static str, Check)> {
     [
         run::CASES,
         terminals::CASES,
@@ -27,15 +29,21 @@ pub fn all<'a>() -> Vec<Case<Scene<'a>>> {
         isolation::CASES,
         namespaces::CASES,
         mounts::CASES,
+        engine::CASES,
     ]
-    .into_iter()
-    .flatten()
-    .map(|&(name, check)| -> Case<Scene<'a>> { (name, check) })
-    .collect()
+    .concat()
 }
 
+/// Those that need other settings of dockerd.
+pub fn special() -> Vec<(&'static str, Check)> {
+    settings::CASES.to_vec()
+}
+
+/// What a case's function is.
+pub type Check = fn(&Scene<'_>) -> Result<Outcome>;
+
 /// The table that each file of cases has.
-type Cases = &'static [(&'static str, fn(&Scene) -> Result<Outcome>)];
+type Cases = &'static [(&'static str, Check)];
 
 /// The capabilities that this process has to give.
 fn capability_mask() -> Result<u64> {

@@ -97,8 +97,9 @@ impl Credentials {
         self.effective = grant("effective", wanted.effective(), self.permitted, "not permitted");
         self.inheritable =
             grant("inheritable", wanted.inheritable(), self.bounding, "not in the bounding set");
-        let both = self.permitted & self.inheritable;
-        self.ambient = grant("ambient", wanted.ambient(), both, "not both permitted and inheritable");
+        // Engines name ambient capabilities that they do not make inheritable, with every container and every step of a
+        // build. The kernel never grants those (capabilities(7)), so there is nothing to tell.
+        self.ambient = grant("ambient", wanted.ambient(), self.permitted, "not permitted") & self.inheritable;
     }
 
     /// Takes everything out of the bounding set that is not to be in it. Needs CAP_SETPCAP unless nothing has to go.
@@ -117,12 +118,11 @@ impl Credentials {
     }
 
     /// Groups, group, user; the permitted capabilities stay for [`Self::set_capabilities`]. Where setgroups(2) is not
-    /// allowed (`/proc/PID/setgroups` says `deny`) the groups stay as they are, and additional ones are `EPERM`.
+    /// allowed (`/proc/PID/setgroups` says `deny`) the groups stay as they are: additional ones would be more, and an
+    /// engine of an ordinary user names those of the image's `/etc/group` without asking whether they can be had.
     pub fn become_user(&self, setgroups_allowed: bool) -> nix::Result<()> {
         if setgroups_allowed {
             sys::setgroups(&self.additional_gids)?;
-        } else if !self.additional_gids.is_empty() {
-            return Err(Errno::EPERM);
         }
         sys::setgid(self.gid)?;
         // only leaving user 0 takes capabilities away
@@ -354,7 +354,7 @@ mod tests {
             warning.why.clone()
         };
         assert_eq!(why("bounding"), "CAP_SYS_RESOURCE, CAP_BPF not granted: the runtime does not have it");
-        assert_eq!(why("ambient").matches("CAP_").count(), 3);
+        assert_eq!(why("ambient").matches("CAP_").count(), 2);
         assert_eq!(findings.warnings.len(), 4, "one line for each set");
     }
 

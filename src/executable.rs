@@ -18,6 +18,9 @@ use crate::error::{phrases, reason};
 use crate::plan::Program;
 use crate::sys::credentials::setgroups;
 
+const CAP_DAC_OVERRIDE: u8 = 1;
+const CAP_DAC_READ_SEARCH: u8 = 2;
+
 /// A program that is there and may be run.
 #[derive(Debug)]
 pub struct Executable {
@@ -42,7 +45,8 @@ impl Executable {
 pub fn find(program: &Program) -> Result<Executable> {
     let Some(name) = program.args.first() else { anyhow::bail!("process.args: is empty") };
     let text = name.to_string_lossy().into_owned();
-    let _as_user = (program.credentials.uid != 0).then(|| AsUser::become_now(&program.credentials));
+    let user = &program.credentials;
+    let _as_user = (user.uid != 0 && !passes_permissions(user)).then(|| AsUser::become_now(user));
     if name.as_bytes().contains(&b'/') {
         return match check(name) {
             Ok(()) => Ok(Executable { path: name.clone(), name: text }),
@@ -68,6 +72,11 @@ pub fn find(program: &Program) -> Result<Executable> {
         }
     }
     anyhow::bail!("exec: {text:?}: {}", phrases::NOT_FOUND_IN_PATH)
+}
+
+/// Whether execve(2) will find files without regard to their owner (capabilities(7)).
+fn passes_permissions(user: &Credentials) -> bool {
+    user.effective & (1 << CAP_DAC_OVERRIDE | 1 << CAP_DAC_READ_SEARCH) != 0
 }
 
 fn check(path: &CStr) -> nix::Result<()> {

@@ -5,6 +5,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 use support::{bundle, cgroup_of, only_berth, status_field, wait_exit};
@@ -99,6 +100,24 @@ fn process_reads_the_whole_process_from_a_file() {
     let process = json!({ "args": ["id", "-u"], "env": ["PATH=/bin"], "cwd": "/" });
     fs::write(b.scratch().join("process.json"), process.to_string()).unwrap();
     assert_eq!(c.say(&["exec", "--process", "process.json"]).ok().out, "0\n", "without a user");
+}
+
+/// podman gives the user of `exec` the capabilities of root, without ambient ones.
+#[test]
+fn a_user_whose_capabilities_pass_permissions_finds_the_program() {
+    let Some(b) = bundle(FOREVER) else { return };
+    let c = b.start();
+    fs::set_permissions(b.root(""), fs::Permissions::from_mode(0o700)).unwrap();
+    let process = |capabilities: &[&str]| {
+        let process = json!({
+            "user": { "uid": 405, "gid": 100 }, "args": ["id", "-u"], "env": ["PATH=/bin"], "cwd": "/",
+            "capabilities": { "bounding": ["CAP_DAC_OVERRIDE"], "effective": capabilities, "permitted": capabilities },
+        });
+        fs::write(b.scratch().join("process.json"), process.to_string()).unwrap();
+        b.say(&["exec", "--process", "process.json", &c.id])
+    };
+    assert_eq!(process(&["CAP_DAC_OVERRIDE"]).ok().out, "405\n");
+    process(&[]).fails(255, "executable file not found");
 }
 
 #[test]

@@ -5,6 +5,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
 use support::{Bundle, bundle, mountinfo, only_berth, skip};
@@ -215,6 +216,39 @@ fn a_cgroup_mount_shows_the_controllers() {
     for name in expected {
         assert!(said.out.lines().any(|l| l == *name), "{said:?}");
     }
+}
+
+/// podman has `tmpcopyup` with every tmpfs.
+#[test]
+fn tmpcopyup_leaves_the_mode_that_was_asked_for() {
+    let Some(b) = bundle("stat -c %a /asked /missing; stat -c %a /data") else { return };
+    fs::create_dir(b.root("asked")).unwrap();
+    fs::set_permissions(b.root("data"), fs::Permissions::from_mode(0o750)).unwrap();
+    let said = b
+        .mount("/asked", "tmpfs", "tmpfs", &["tmpcopyup", "mode=711"])
+        .mount("/missing", "tmpfs", "tmpfs", &["tmpcopyup"])
+        .mount("/data", "tmpfs", "tmpfs", &["tmpcopyup"])
+        .run()
+        .ok();
+    assert_eq!(said.out, "711\n1777\n750\n");
+}
+
+/// podman does this for systemd on cgroup v1.
+#[test]
+fn what_is_mounted_below_a_read_only_cgroup_mount_gets_its_directory() {
+    let Some(b) = bundle("cat /sys/fs/cgroup/below/f; touch /sys/fs/cgroup/x") else { return };
+    if support::only_v2() {
+        return support::skip("cgroup v2 is one file system, where a directory is a cgroup");
+    }
+    let source = b.scratch().join("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(source.join("f"), "there\n").unwrap();
+    let said = b
+        .mount("/sys", "sysfs", "sysfs", &["ro"])
+        .mount("/sys/fs/cgroup", "cgroup", "cgroup", &["ro", "nosuid", "noexec", "nodev"])
+        .mount("/sys/fs/cgroup/below", "bind", &source.to_string_lossy(), &["bind"])
+        .run();
+    assert!(said.out == "there\n" && said.err.contains("Read-only"), "{said:?}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, anyhow};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open, openat};
-use nix::sys::stat::{Mode, SFlag, fchmod, fstat};
+use nix::sys::stat::{FchmodatFlags, Mode, SFlag, fchmod, fchmodat, fstat};
 use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 
 use super::id_mapped::{self, UserNamespaces};
@@ -207,7 +207,13 @@ impl Attach<'_> {
         };
         self.propagate(mount.as_fd())?;
         if self.step.options.copy_up {
+            let made = fstat(mount.as_fd())?.st_mode;
             copy_up::copy(target.as_fd(), mount.as_fd()).context("copy what it covers")?;
+            if mode.is_none() {
+                // the option "mode", or a directory that was not the image's
+                let made = Mode::from_bits_truncate(made & 0o7777);
+                fchmodat(mount.as_fd(), c".", made, FchmodatFlags::FollowSymlink)?;
+            }
         }
         self.place(mount, target)
     }

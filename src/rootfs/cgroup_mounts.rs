@@ -35,10 +35,6 @@ impl Attach<'_> {
             let mount = self.own_cgroup(path)?;
             mount.attach(place.as_fd()).with_context(|| format!("move_mount onto \"{name}\""))?;
         }
-        if attributes & attr::RDONLY != 0 {
-            set(top.as_fd(), &MountAttr { set: attr::RDONLY, ..MountAttr::default() }, false)
-                .context("make it read-only")?;
-        }
         Ok(())
     }
 

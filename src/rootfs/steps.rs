@@ -127,7 +127,9 @@ impl Step {
             options.data.retain(|(key, _)| key.as_c_str() != c"newinstance");
         }
         if matches!(self.kind, Kind::FileSystem { .. } | Kind::CgroupV1(_)) {
-            let later = typ == "tmpfs" || self.target == Path::new("dev");
+            // later mounts may need a directory in it: podman binds one hierarchy writable over a read-only whole
+            let later =
+                typ == "tmpfs" || self.target == Path::new("dev") || matches!(self.kind, Kind::CgroupV1(_));
             self.read_only_later = later && options.fresh() & attr::RDONLY != 0;
             if let Some(label) = label
                 && !matches!(typ, "proc" | "sysfs" | "cgroup2")

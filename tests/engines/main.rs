@@ -10,4 +10,10 @@
     clippy::print_stderr
 )]
 
+mod calls;
+mod containerd;
 mod docker;
+mod host;
+mod play;
+mod podman;
+mod report;

@@ -1,58 +1,30 @@
 //! A dockerd of our own: private mount and network namespaces, its own directories, socket, containerd
 //! and parent cgroup, so that nothing of the machine's engine, mounts, bridges or firewall is touched.
 
+use std::cell::RefCell;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use nix::sched::{CloneFlags, unshare};
+use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid};
+use nix::unistd::Pid;
 
 use super::client::{Client, until};
 use super::leftovers;
-
-/// The name under which the runtime under test is registered.
-pub const UNDER_TEST: &str = "berth";
+use crate::host::{Account, choose_cgroups, finds, host, make_private, make_volumes, mounts_below};
+use crate::play::UNDER_TEST;
 
 /// How long dockerd may take to answer, or to end.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What dockerd's log has in the lines that explain a failure.
+const WORRYING: [&str; 3] = ["level=error", "level=fatal", "failed to start daemon"];
+
 /// The programs without which there is nothing to test.
-const NEEDED: [&str; 9] =
+pub const NEEDED: [&str; 9] =
     ["dockerd", "containerd", "docker", "busybox", "mount", "umount", "ip", "setpriv", "timeout"];
-
-/// Where a program lies: the distribution's directories before `/usr/local` and the caller's.
-pub fn finds(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    ["/usr/bin", "/usr/sbin", "/bin", "/sbin"]
-        .iter()
-        .map(PathBuf::from)
-        .chain(std::env::split_paths(&path))
-        .map(|directory| directory.join(program))
-        .find(|file| file.is_file())
-}
-
-/// Why dockerd cannot run here at all.
-pub fn cannot_run() -> Option<String> {
-    if !geteuid().is_root() {
-        return Some("it needs root".to_owned());
-    }
-    NEEDED
-        .iter()
-        .find(|program| finds(program).is_none())
-        .map(|program| format!("{program} is not installed"))
-}
-
-/// Runs a program of the host to its end; it has to succeed.
-pub fn host(program: &str, args: &[&str]) -> Result<()> {
-    let output =
-        Command::new(program).args(args).stdin(Stdio::null()).output().context(program.to_owned())?;
-    let error = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{program} {args:?}: {}", error.trim());
-    Ok(())
-}
 
 /// The running engine. Dropping it ends it and takes everything away that it made.
 pub struct Daemon {
@@ -61,60 +33,90 @@ pub struct Daemon {
     pub cgroup_parent: String,
     /// Whether dockerd is no longer running.
     pub ended: bool,
-    process: Child,
+    runtime: PathBuf,
+    settings: Settings,
+    process: RefCell<Child>,
     home: Option<tempfile::TempDir>,
+}
+
+/// How dockerd is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settings {
+    /// berth is one runtime of several.
+    Usual,
+    /// berth is the default runtime, containers have a user namespace, and outlive dockerd.
+    Special,
+}
+
+/// The account whose subordinate ids containers get, and the first of these ids.
+const REMAPPED: &str = "berthremap";
+pub const FIRST_ID: u32 = 1_700_000_000;
+
+impl Settings {
+    fn file(self) -> String {
+        let settings = match self {
+            Self::Usual => serde_json::json!({}),
+            Self::Special => serde_json::json!({
+                "userns-remap": REMAPPED, "live-restore": true,
+            }),
+        };
+        settings.to_string()
+    }
 }
 
 impl Daemon {
     /// Moves the calling thread into namespaces of its own, starts dockerd there with `runtime`
     /// registered as [`UNDER_TEST`], and loads the image `busybox`.
-    pub fn start(runtime: &Path) -> Result<Self> {
+    pub fn start(runtime: &Path, settings: Settings) -> Result<Self> {
         let home = tempfile::Builder::new().prefix("berth-docker.").tempdir()?;
         let directory = home.path().to_owned();
-        make_private(&directory)?;
-        std::fs::write(directory.join("daemon.json"), "{}")?;
-        let cgroup_parent = format!("berth-docker-{}", std::process::id());
-        let process = spawn(&directory, runtime, &cgroup_parent)?;
+        make_private()?;
+        choose_cgroups(&directory.join("cgroup"))?;
+        make_volumes(&directory.join("volumes"))?;
+        std::fs::write(directory.join("daemon.json"), settings.file())?;
+        write_hooked(&directory, runtime)?;
+        if settings == Settings::Special {
+            let account = Account { name: REMAPPED, uid: FIRST_ID - 1, first: FIRST_ID, count: 65536 };
+            account.make(&directory, &directory)?;
+        }
+        let cgroup_parent = format!("berth-docker-{}-{}", std::process::id(), settings as u8);
+        let process = spawn(&directory, runtime, &cgroup_parent, settings)?;
         let program = finds("docker").context("no docker client")?;
         let client = Client::new(program, directory.join("docker.sock"), directory.join("client"));
-        let mut daemon = Self { client, cgroup_parent, ended: false, process, home: Some(home) };
+        let daemon = Self {
+            client,
+            cgroup_parent,
+            ended: false,
+            runtime: runtime.to_owned(),
+            settings,
+            process: RefCell::new(process),
+            home: Some(home),
+        };
         daemon.await_answer()?;
         daemon.load_image()?;
         Ok(daemon)
     }
 
-    fn await_answer(&mut self) -> Result<()> {
+    fn await_answer(&self) -> Result<()> {
         until(PATIENCE, || {
-            if let Some(status) = self.process.try_wait()? {
+            if let Some(status) = self.process.borrow_mut().try_wait()? {
                 bail!("dockerd ended with {status}:{}", self.complaints(0));
             }
             self.client.call(&["version"])?.exits(0).map(drop)
         })
     }
 
-    /// The image `busybox`: the host's static busybox, its links, and the files that cases ask about.
     fn load_image(&self) -> Result<()> {
-        let root = self.home().join("image");
-        for directory in ["", "bin", "etc", "tmp", "proc", "sys", "dev", "root", "mnt"] {
-            std::fs::create_dir(root.join(directory))?;
-        }
-        let busybox = finds("busybox").context("no busybox")?;
-        std::fs::copy(&busybox, root.join("bin/busybox"))?;
-        let applets = Command::new(&busybox).arg("--list").output()?.stdout;
-        for applet in String::from_utf8(applets)?.lines().filter(|name| *name != "busybox") {
-            std::os::unix::fs::symlink("busybox", root.join("bin").join(applet))?;
-        }
-        std::fs::write(
-            root.join("etc/passwd"),
-            "root:x:0:0::/root:/bin/sh\nguest:x:405:100::/tmp:/bin/sh\n",
-        )?;
-        std::fs::write(root.join("etc/group"), "root:x:0:\nusers:x:100:guest\nwheel:x:10:guest\n")?;
-        std::fs::write(root.join("etc/plain"), "not a program\n")?;
-        let archive = self.home().join("image.tar");
-        let words = [root.as_os_str(), archive.as_os_str()].map(|word| word.to_string_lossy().into_owned());
-        host("tar", &["-C", &words[0], "-cf", &words[1], "."])?;
+        let archive = crate::host::image(self.home())?;
         let import = ["import", "--change", "CMD [\"sh\"]", "-", "busybox"];
         self.client.call_with_file(&import, &archive)?.exits(0).map(drop)
+    }
+
+    /// As dockerd tells it.
+    pub fn version(&self) -> Result<String> {
+        let format = ["version", "--format", "{{.Server.Version}}"];
+        let text = self.client.call(&format)?.exits(0)?.out;
+        Ok(text.split(['+', '~']).next().unwrap_or_default().trim().to_owned())
     }
 
     /// Everything of this engine lies below here.
@@ -137,7 +139,7 @@ impl Daemon {
         let log = std::fs::read(self.home().join("log")).unwrap_or_default();
         let log = String::from_utf8_lossy(log.get(since..).unwrap_or_default());
         let errors: Vec<&str> =
-            log.lines().filter(|line| line.contains("level=error") || line.contains("level=fatal")).collect();
+            log.lines().filter(|line| WORRYING.iter().any(|words| line.contains(words))).collect();
         errors.iter().rev().take(2).rev().map(|line| format!("\n      dockerd: {line}")).collect()
     }
 
@@ -157,7 +159,7 @@ impl Daemon {
         });
         leftovers::sweep(self)?;
         host("umount", &["-l", &self.volumes().to_string_lossy()])?;
-        let mounted = leftovers::mounts_below(self.home())?;
+        let mounted = mounts_below(self.home())?;
         if let Some(home) = self.home.take() {
             if mounted.is_empty() {
                 home.close()?;
@@ -170,68 +172,44 @@ impl Daemon {
     }
 
     fn stop_process(&mut self) -> Result<()> {
-        kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGTERM).ok();
-        let ended = until(PATIENCE, || self.process.try_wait()?.context("dockerd does not end on SIGTERM"));
-        if ended.is_err() {
-            self.process.kill()?;
-            self.process.wait()?;
-        }
         self.ended = true;
+        self.end_process()
+    }
+
+    fn end_process(&self) -> Result<()> {
+        let mut process = self.process.borrow_mut();
+        kill(Pid::from_raw(process.id().cast_signed()), Signal::SIGTERM).ok();
+        let ended = until(PATIENCE, || process.try_wait()?.context("dockerd does not end on SIGTERM"));
+        if ended.is_err() {
+            process.kill()?;
+            process.wait()?;
+        }
         ended.map(drop)
+    }
+
+    /// Ends dockerd and starts it again with what is on its disk.
+    pub fn restart(&self) -> Result<()> {
+        self.end_process()?;
+        *self.process.borrow_mut() = spawn(self.home(), &self.runtime, &self.cgroup_parent, self.settings)?;
+        self.await_answer()
     }
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
         if let Err(error) = self.stop() {
-            super::say(&format!("after the end of dockerd: {error:#}"));
+            crate::play::say(&format!("after the end of dockerd: {error:#}"));
         }
         if let Some(home) = self.home.take() {
-            super::say(&format!("{} is kept: it may hold mounts", home.keep().display()));
+            crate::play::say(&format!("{} is kept: it may hold mounts", home.keep().display()));
         }
     }
 }
 
-/// Private namespaces for this thread and what it starts: mounts (with a `/run` of its own, so that no
-/// running containerd is found, and a shared tmpfs for volumes) and network (with its own loopback).
-fn make_private(home: &Path) -> Result<()> {
-    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).context("unshare mounts and network")?;
-    host("mount", &["--make-rprivate", "/"])?;
-    host("mount", &["-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"])?;
-    if std::env::var("BERTH_TEST_CGROUPS").is_ok_and(|view| view == "v1") {
-        show_cgroup1_only(home)?;
-    }
-    let volumes = home.join("volumes");
-    std::fs::create_dir(&volumes)?;
-    let volumes = volumes.to_string_lossy();
-    host("mount", &["-t", "tmpfs", "-o", "mode=755", "tmpfs", &volumes])?;
-    host("mount", &["--make-shared", &volumes])?;
-    host("ip", &["link", "set", "lo", "up"])
-}
-
-/// Puts a copy of the cgroup tree that lacks `unified` in its place. Unmounting alone would leave a plain
-/// directory there, on the machine's own tmpfs, in which runtimes would then make cgroups that are none.
-fn show_cgroup1_only(home: &Path) -> Result<()> {
-    let view = home.join("cgroup");
-    std::fs::create_dir(&view)?;
-    host("mount", &["-t", "tmpfs", "-o", "mode=755", "cgroup", &view.to_string_lossy()])?;
-    for entry in std::fs::read_dir("/sys/fs/cgroup")? {
-        let entry = entry?;
-        let (path, place) = (entry.path(), view.join(entry.file_name()));
-        if path.is_symlink() {
-            std::os::unix::fs::symlink(std::fs::read_link(&path)?, &place)?;
-        } else if path.is_dir() && !path.ends_with("unified") {
-            std::fs::create_dir(&place)?;
-            host("mount", &["--bind", &path.to_string_lossy(), &place.to_string_lossy()])?;
-        }
-    }
-    host("umount", &["-R", "-l", "/sys/fs/cgroup"])?;
-    host("mount", &["--rbind", &view.to_string_lossy(), "/sys/fs/cgroup"])?;
-    host("umount", &["-R", "-l", &view.to_string_lossy()])
-}
-
-fn spawn(home: &Path, runtime: &Path, cgroup_parent: &str) -> Result<Child> {
-    let log = std::fs::File::create(home.join("log"))?;
+fn spawn(home: &Path, runtime: &Path, cgroup_parent: &str, settings: Settings) -> Result<Child> {
+    // not in the file, which knows nothing of the runtimes of the command line
+    let default = if settings == Settings::Special { UNDER_TEST } else { "runc" };
+    let log = std::fs::File::options().create(true).append(true).open(home.join("log"))?;
     let flag = |name: &str, file: &str| format!("--{name}={}", home.join(file).display());
     // With the death signal a test that is killed does not leave an engine running.
     Command::new("setpriv")
@@ -241,6 +219,8 @@ fn spawn(home: &Path, runtime: &Path, cgroup_parent: &str) -> Result<Child> {
         .arg(flag("config-file", "daemon.json"))
         .arg(format!("--host=unix://{}", home.join("docker.sock").display()))
         .arg(format!("--add-runtime={UNDER_TEST}={}", runtime.display()))
+        .args(HOOKED.map(|name| format!("--add-runtime={name}={}", home.join(name).display())))
+        .arg(format!("--default-runtime={default}"))
         .arg(format!("--cgroup-parent=/{cgroup_parent}"))
         .args(["--exec-opt=native.cgroupdriver=cgroupfs", "--shutdown-timeout=5"])
         .stdin(Stdio::null())
@@ -248,4 +228,40 @@ fn spawn(home: &Path, runtime: &Path, cgroup_parent: &str) -> Result<Child> {
         .stderr(log)
         .spawn()
         .context("start dockerd")
+}
+
+/// Runtimes that put a hook into the bundle before the real one reads it, as those of GPUs do.
+pub const HOOKED: [&str; 2] = ["berth-hooked", "runc-hooked"];
+
+/// The file that the hook writes below the engine's directory.
+pub const HOOK_TOLD: &str = "hook-told";
+
+fn write_hooked(home: &Path, runtime: &Path) -> Result<()> {
+    let hook = home.join("hook");
+    let told = home.join(HOOK_TOLD);
+    write_script(&hook, &format!("cat > {0}.new && mv {0}.new {0}", told.display()))?;
+    let entry = format!("{{\"path\":\"{}\"}}", hook.display());
+    for (name, real) in HOOKED.iter().zip([Some(runtime.to_owned()), finds("runc")]) {
+        let Some(real) = real else { continue };
+        // dockerd's own hook, which makes the network, is in the list already where there is one
+        let script = format!(
+            "previous=; for word; do case $previous in --bundle) bundle=$word ;; esac; previous=$word; done
+if [ -n \"$bundle\" ]; then
+    if grep -q '\"prestart\":\\[' \"$bundle/config.json\"; then
+        sed -i 's|\"prestart\":\\[|&{entry},|' \"$bundle/config.json\"
+    else
+        sed -i '1s|{{|&\"hooks\":{{\"prestart\":[{entry}]}},|' \"$bundle/config.json\"
+    fi
+fi
+exec {} \"$@\"",
+            real.display()
+        );
+        write_script(&home.join(name), &script)?;
+    }
+    Ok(())
+}
+
+fn write_script(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, format!("#!/bin/sh\n{text}\n"))?;
+    Ok(std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?)
 }

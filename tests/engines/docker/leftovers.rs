@@ -8,7 +8,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::client::until;
-use super::daemon::{Daemon, host};
+use super::daemon::Daemon;
+use crate::host::{
+    cgroups_below, command_line, ended, entries, host, mounts_below, processes_in_our_namespace, top_cgroups,
+};
 
 /// What is there of containers although docker has none.
 pub fn of_containers(daemon: &Daemon) -> Result<Vec<String>> {
@@ -23,7 +26,7 @@ pub fn of_containers(daemon: &Daemon) -> Result<Vec<String>> {
         .collect();
     for parent in parent_cgroups(daemon) {
         left.extend(processes_of(&parent).iter().map(|pid| format!("process {pid} {}", command_line(*pid))));
-        left.extend(below(&parent).iter().map(|path| format!("cgroup {}", path.display())));
+        left.extend(cgroups_below(&parent).iter().map(|path| format!("cgroup {}", path.display())));
     }
     let of_container = |path: &&PathBuf| {
         let text = path.to_string_lossy();
@@ -63,7 +66,7 @@ pub fn sweep(daemon: &Daemon) -> Result<()> {
         Ok(())
     })?;
     for parent in parent_cgroups(daemon) {
-        below(&parent).iter().for_each(|path| std::fs::remove_dir(path).unwrap_or_default());
+        cgroups_below(&parent).iter().for_each(|path| std::fs::remove_dir(path).unwrap_or_default());
         if daemon.ended {
             std::fs::remove_dir(&parent)?;
         }
@@ -77,38 +80,13 @@ pub fn sweep(daemon: &Daemon) -> Result<()> {
     Ok(())
 }
 
-/// The mount points below a directory as this thread sees them, outermost first.
-pub fn mounts_below(directory: &Path) -> Result<Vec<PathBuf>> {
-    let table = std::fs::read_to_string("/proc/thread-self/mountinfo")?;
-    let points = table.lines().filter_map(|line| line.split(' ').nth(4)).map(PathBuf::from);
-    Ok(points.filter(|point| point.starts_with(directory)).collect())
-}
-
-fn entries(directory: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
-}
-
 /// The engine's parent cgroup in every hierarchy.
 fn parent_cgroups(daemon: &Daemon) -> Vec<PathBuf> {
-    let top = PathBuf::from("/sys/fs/cgroup");
-    let mut hierarchies: Vec<PathBuf> =
-        entries(&top).into_iter().filter(|path| path.is_dir() && !path.is_symlink()).collect();
-    hierarchies.push(top);
-    hierarchies
-        .into_iter()
-        .map(|path| path.join(&daemon.cgroup_parent))
-        .filter(|path| path.is_dir())
-        .collect()
-}
-
-/// The cgroups below one, innermost first.
-fn below(cgroup: &Path) -> Vec<PathBuf> {
-    let children = entries(cgroup).into_iter().filter(|path| path.is_dir());
-    children.flat_map(|child| below(&child).into_iter().chain([child])).collect()
+    top_cgroups(&daemon.cgroup_parent)
 }
 
 fn processes_of(cgroup: &Path) -> Vec<i32> {
-    let all = below(cgroup).into_iter().chain([cgroup.to_owned()]);
+    let all = cgroups_below(cgroup).into_iter().chain([cgroup.to_owned()]);
     all.flat_map(|path| {
         std::fs::read_to_string(path.join("cgroup.procs"))
             .unwrap_or_default()
@@ -118,28 +96,4 @@ fn processes_of(cgroup: &Path) -> Vec<i32> {
     })
     .flatten()
     .collect()
-}
-
-/// Processes other than this one that live in this thread's mount namespace: nobody but us made any.
-fn processes_in_our_namespace() -> Result<Vec<i32>> {
-    let ours = std::fs::read_link("/proc/thread-self/ns/mnt")?;
-    let this = std::process::id().cast_signed();
-    let pids = entries(Path::new("/proc"))
-        .into_iter()
-        .filter_map(|path| path.file_name()?.to_str()?.parse::<i32>().ok());
-    Ok(pids
-        .filter(|pid| *pid != this)
-        .filter(|pid| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).is_ok_and(|theirs| theirs == ours))
-        .collect())
-}
-
-/// Gone, or a zombie that its parent has yet to collect.
-fn ended(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
-}
-
-fn command_line(pid: i32) -> String {
-    let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).replace('\0', " ").chars().take(120).collect()
 }

@@ -1,26 +1,26 @@
 //! What a case has in its hands: the engine, the runtime it is to use, a directory, and a clean start.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
 use super::client::{Reply, until};
 use super::daemon::Daemon;
 use super::leftovers;
-
-/// Enough for anything that a container does at once.
-pub const SOON: Duration = Duration::from_secs(15);
+pub use crate::calls::SOON;
+use crate::play::Stage;
 
 /// One case with one runtime.
 pub struct Scene<'a> {
     pub daemon: &'a Daemon,
     pub runtime: &'static str,
+    /// How long dockerd's log was when the case began.
+    since: usize,
 }
 
 impl<'a> Scene<'a> {
     pub fn new(daemon: &'a Daemon, runtime: &'static str) -> Self {
-        Self { daemon, runtime }
+        Self { daemon, runtime, since: daemon.log_length() }
     }
 
     /// `docker ARGS`.
@@ -107,9 +107,11 @@ impl<'a> Scene<'a> {
         let link = std::fs::read_link(format!("/proc/thread-self/ns/{kind}"))?;
         Ok(link.to_string_lossy().into_owned())
     }
+}
 
+impl Stage for Scene<'_> {
     /// Removes the case's containers and volumes, and waits until nothing of them is there.
-    pub fn clear(&self) -> Result<()> {
+    fn clear(&self) -> Result<()> {
         let all = self.docker(&["ps", "-aq", "--no-trunc"])?.exits(0)?;
         let ids = all.lines();
         let removed = if ids.is_empty() {
@@ -125,6 +127,10 @@ impl<'a> Scene<'a> {
             leftovers::sweep(self.daemon)?;
         }
         removed.and(settled)
+    }
+
+    fn complaints(&self) -> String {
+        self.daemon.complaints(self.since)
     }
 }
 

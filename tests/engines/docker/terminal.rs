@@ -12,8 +12,8 @@ use nix::pty::{Winsize, openpty};
 use nix::unistd::ttyname;
 
 use super::client::until;
-use super::daemon::host;
 use super::scene::{SOON, Scene};
+use crate::host::host;
 
 /// The size that the terminal has at first.
 pub const ROWS: u16 = 33;
@@ -89,7 +89,7 @@ impl Terminal {
 
     /// Changes the size as a window does.
     pub fn resizes(&self, rows: u16, columns: u16) -> Result<()> {
-        host("stty", &["-F", &self.name, "rows", &rows.to_string(), "cols", &columns.to_string()])
+        host("stty", &["-F", &self.name, "rows", &rows.to_string(), "cols", &columns.to_string()]).map(drop)
     }
 
     /// Waits for the client's end: its exit status.

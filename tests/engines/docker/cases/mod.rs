@@ -1,5 +1,6 @@
 //! The cases, by subject.
 
+mod engine;
 mod exec;
 mod failures;
 mod isolation;
@@ -8,15 +9,16 @@ mod limits;
 mod mounts;
 mod namespaces;
 mod run;
+mod settings;
 mod terminals;
 
 use anyhow::{Context, Result};
 
 use super::scene::Scene;
-use super::{Case, Outcome};
+use crate::play::{Outcome, PASSED, skipped};
 
-/// All cases in the order in which they are run.
-pub fn all() -> Vec<Case> {
+/// All cases of the usual settings in the order in which they are run.
+pub fn all() -> Vec<(&'static str, Check)> {
     [
         run::CASES,
         terminals::CASES,
@@ -27,18 +29,21 @@ pub fn all() -> Vec<Case> {
         isolation::CASES,
         namespaces::CASES,
         mounts::CASES,
+        engine::CASES,
     ]
-    .into_iter()
-    .flatten()
-    .map(|&(name, check)| Case { name, check })
-    .collect()
+    .concat()
 }
 
-/// The table that each file of cases has.
-type Cases = &'static [(&'static str, fn(&Scene) -> Result<Outcome>)];
+/// Those that need other settings of dockerd.
+pub fn special() -> Vec<(&'static str, Check)> {
+    settings::CASES.to_vec()
+}
 
-/// The usual end of a case.
-const PASSED: Result<Outcome> = Ok(Outcome::Passed);
+/// What a case's function is.
+pub type Check = fn(&Scene<'_>) -> Result<Outcome>;
+
+/// The table that each file of cases has.
+type Cases = &'static [(&'static str, Check)];
 
 /// The capabilities that this process has to give.
 fn capability_mask() -> Result<u64> {
@@ -59,8 +64,4 @@ fn where_all_capabilities_are(check: impl Fn() -> Result<Outcome>) -> Result<Out
         }
         outcome => outcome,
     }
-}
-
-fn skipped(reason: &str) -> Result<Outcome> {
-    Ok(Outcome::Skipped(reason.to_owned()))
 }

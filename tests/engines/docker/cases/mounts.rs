@@ -5,9 +5,9 @@ use std::path::Path;
 use anyhow::{Result, ensure};
 
 use super::{Cases, Outcome, PASSED};
-use crate::docker::daemon::host;
-use crate::docker::leftovers::mounts_below;
 use crate::docker::scene::Scene;
+use crate::host::host;
+use crate::host::mounts_below;
 
 pub const CASES: Cases = &[
     ("-v: read-write", read_write),

@@ -9,8 +9,8 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Cases, Outcome, PASSED, skipped};
 use crate::docker::client::{reply, until};
-use crate::docker::daemon::finds;
 use crate::docker::scene::{SOON, Scene};
+use crate::host::finds;
 
 pub const CASES: Cases = &[
     ("run --rm", run_rm),

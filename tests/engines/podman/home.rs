@@ -1,0 +1,310 @@
+//! Where podman and buildah keep what they have, for root or for an ordinary user of our own: storage,
+//! configuration and run directories that nobody else uses, in a mount namespace of our own.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::calls::{SOON, bounded, call, until};
+use crate::host::{
+    Account, Cgroups, cgroups_below, choose_cgroups, command_line, ended, finds, host, image, make_private,
+    make_volumes, mounts_below, processes, processes_in_our_namespace, show_cgroup1_only, top_cgroups,
+};
+use crate::play::UNDER_TEST;
+
+/// Below this cgroup podman makes those of root's containers.
+const CGROUP: &str = "libpod_parent";
+
+/// The first of the ids that belong to the ordinary user, and how many there are: far from those that
+/// machines give away.
+const SUBORDINATE: u32 = 1_900_000_000;
+const SUBORDINATES: u32 = 1_000_000;
+
+/// How the user is called.
+const NAME: &str = "berthtest";
+
+/// Whose engine it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum User {
+    Root,
+    /// Nobody that the machine knows: the account is only in our mount namespace.
+    Ordinary(u32),
+}
+
+impl User {
+    /// An ordinary user that no other run has.
+    pub fn new_one() -> Self {
+        Self::Ordinary(1_800_000_000 + std::process::id())
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Ordinary(_) => "rootless",
+        }
+    }
+}
+
+/// Dropping it takes everything away.
+pub struct Home {
+    pub user: User,
+    /// Whether the cgroup of podman's containers was there before us.
+    shared_cgroup: bool,
+    directory: Option<tempfile::TempDir>,
+}
+
+impl Home {
+    /// Moves the calling thread into namespaces of its own and makes the directories there.
+    pub fn new(user: User, runtime: &Path) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("berth-podman.").tempdir()?;
+        let shared_cgroup = !top_cgroups(CGROUP).is_empty();
+        let home = Self { user, shared_cgroup, directory: Some(directory) };
+        make_private()?;
+        host("mount", &["-t", "tmpfs", "-o", "mode=1777", "tmpfs", "/dev/shm"])?;
+        home.view_cgroups()?;
+        make_volumes(&home.volumes())?;
+        home.prepare(runtime)?;
+        Ok(home)
+    }
+
+    /// crun refuses a machine with both cgroup versions; it is what users without root have.
+    fn view_cgroups(&self) -> Result<()> {
+        let view = self.path().join("cgroup");
+        match (self.user, Cgroups::here()) {
+            (User::Ordinary(_), Cgroups::Both) => show_cgroup1_only(&view),
+            _ => choose_cgroups(&view),
+        }
+    }
+
+    /// The runtime beside ours: the one that can do what podman's options want, where it can run.
+    pub fn peer(&self) -> Option<&'static str> {
+        let order = if Cgroups::here() == Cgroups::Both { ["runc", "crun"] } else { ["crun", "runc"] };
+        order.into_iter().find(|name| finds(name).is_some())
+    }
+
+    fn prepare(&self, runtime: &Path) -> Result<()> {
+        let path = self.path();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755))?;
+        // an ordinary user need not be able to reach the place where cargo puts it
+        let ours = path.join(UNDER_TEST);
+        let stripped = host("strip", &["-o", &ours.to_string_lossy(), &runtime.to_string_lossy()]);
+        if stripped.is_err() {
+            std::fs::copy(runtime, &ours)?;
+        }
+        std::fs::create_dir(path.join("home"))?;
+        std::fs::write(path.join("containers.conf"), self.containers_conf())?;
+        std::fs::write(path.join("storage.conf"), self.storage_conf())?;
+        std::fs::write(path.join("policy.json"), r#"{"default":[{"type":"insecureAcceptAnything"}]}"#)?;
+        std::fs::write(path.join("registries.conf"), "unqualified-search-registries = []\n")?;
+        image(path)?;
+        if let User::Ordinary(uid) = self.user {
+            self.make_account(uid)?;
+        }
+        Ok(())
+    }
+
+    /// The account exists for those who look from our mount namespace.
+    fn make_account(&self, uid: u32) -> Result<()> {
+        let owned = format!("{uid}:{uid}");
+        let account = Account { name: NAME, uid, first: SUBORDINATE, count: SUBORDINATES };
+        account.make(self.path(), &self.path().join("home"))?;
+        std::fs::create_dir_all(self.run_directory())?;
+        for place in [self.run_directory(), self.path().join("home"), self.volumes()] {
+            host("chown", &[&owned, &place.to_string_lossy()])?;
+        }
+        std::fs::set_permissions(self.run_directory(), std::fs::Permissions::from_mode(0o700))?;
+        Ok(())
+    }
+
+    /// What a user of berth writes, and limits of processes and files that every machine gives: podman's own are
+    /// more than some have.
+    fn containers_conf(&self) -> String {
+        let runtime = self.path().join(UNDER_TEST);
+        format!(
+            "[containers]\ndefault_ulimits = [\"nofile=1024:1024\", \"nproc=1024:1024\"]\n\
+             [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
+             infra_image = \"localhost/pause\"\n\
+             runtime = \"{UNDER_TEST}\"\nruntime_supports_json = [\"{UNDER_TEST}\", \"crun\", \"runc\"]\n\
+             {} = [\"{UNDER_TEST}\", \"crun\"]\n\
+             [engine.runtimes]\n{UNDER_TEST} = [\"{}\"]\n",
+            // both spellings were released
+            if self.spells_nocgroups() { "runtime_supports_nocgroups" } else { "runtime_supports_nocgroup" },
+            runtime.display(),
+        )
+    }
+
+    fn spells_nocgroups(&self) -> bool {
+        let program = finds("podman").and_then(|program| std::fs::read(program).ok()).unwrap_or_default();
+        let long = b"runtime_supports_nocgroups";
+        program.windows(long.len()).any(|window| window == long)
+    }
+
+    /// vfs works on every file system and for everybody.
+    fn storage_conf(&self) -> String {
+        let (graph, run) = match self.user {
+            User::Root => (self.path().join("graph"), PathBuf::from("/run/containers")),
+            User::Ordinary(_) => (self.path().join("home/graph"), self.run_directory().join("containers")),
+        };
+        format!(
+            "[storage]\ndriver = \"vfs\"\ngraphroot = \"{0}\"\nrunroot = \"{1}\"\nrootless_storage_path = \"{0}\"\n",
+            graph.display(),
+            run.display()
+        )
+    }
+
+    fn run_directory(&self) -> PathBuf {
+        match self.user {
+            User::Root => PathBuf::from("/run"),
+            User::Ordinary(uid) => PathBuf::from(format!("/run/user/{uid}")),
+        }
+    }
+
+    /// Everything lies below here.
+    pub fn path(&self) -> &Path {
+        self.directory.as_ref().expect("the directory goes last").path()
+    }
+
+    /// A tmpfs with shared propagation, for bind mounts, that the user may write to.
+    pub fn volumes(&self) -> PathBuf {
+        self.path().join("volumes")
+    }
+
+    /// Where the runtime under test lies for the user.
+    pub fn runtime(&self, name: &str) -> PathBuf {
+        if name == UNDER_TEST { self.path().join(name) } else { finds(name).unwrap_or_else(|| name.into()) }
+    }
+
+    /// The program as the user calls it, with an environment of its own.
+    pub fn command(&self, program: &str) -> Result<Command> {
+        let program = finds(program).with_context(|| format!("no {program}"))?;
+        let mut command = match self.user {
+            User::Root => bounded(&program),
+            User::Ordinary(uid) => {
+                let uid = uid.to_string();
+                let mut command = bounded(&finds("setpriv").context("no setpriv")?);
+                command.args(["--reuid", &uid, "--regid", &uid, "--clear-groups"]).arg(program);
+                command
+            }
+        };
+        command.current_dir(self.path()).env_clear();
+        command.env("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/local/sbin:/usr/sbin:/sbin");
+        command.env("HOME", self.path().join("home")).env("XDG_RUNTIME_DIR", self.run_directory());
+        command.env("CONTAINERS_CONF", self.path().join("containers.conf"));
+        command.env("CONTAINERS_STORAGE_CONF", self.path().join("storage.conf"));
+        command.env("CONTAINERS_REGISTRIES_CONF", self.path().join("registries.conf"));
+        command.env("BUILDAH_ISOLATION", "oci");
+        Ok(command)
+    }
+
+    /// The images `localhost/busybox` and `localhost/pause`, of which pods are made.
+    pub fn load_images(&self) -> Result<()> {
+        let archive = self.path().join("image.tar");
+        for (name, command) in [("busybox", "CMD [\"sh\"]"), ("pause", "ENTRYPOINT [\"sleep\", \"100000\"]")]
+        {
+            let name = format!("localhost/{name}");
+            let mut import = self.command("podman")?;
+            import.args(["import", "-q", "-c", command, "-c", "ENV PATH=/bin"]).arg(&archive).arg(name);
+            call(&mut import)?.exits(0)?;
+        }
+        Ok(())
+    }
+
+    /// What podman, conmon or a runtime have left although there is no container.
+    pub fn leftovers(&self) -> Result<Vec<String>> {
+        // podman itself stays: it holds an ordinary user's namespaces between two commands
+        let mut running = self.processes()?;
+        running.retain(|pid| !["podman", "catatonit"].iter().any(|name| command_line(*pid).contains(name)));
+        let mut left: Vec<String> =
+            running.iter().map(|pid| format!("process {pid} {}", command_line(*pid))).collect();
+        for parent in top_cgroups(CGROUP).iter().filter(|_| !self.shared_cgroup) {
+            let of_containers = cgroups_below(parent).into_iter().filter(|path| !path.ends_with("conmon"));
+            left.extend(of_containers.map(|path| format!("cgroup {}", path.display())));
+        }
+        let state = self.run_directory().join(UNDER_TEST);
+        let states = crate::host::entries(&state).into_iter();
+        // a hidden directory is no container's: berth keeps compiled seccomp filters there
+        let of_containers = states
+            .filter(|path| !path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")));
+        left.extend(of_containers.map(|path| format!("directory {}", path.display())));
+        Ok(left)
+    }
+
+    /// Those that are ours: in our mount namespace, or our user's.
+    fn processes(&self) -> Result<Vec<i32>> {
+        match self.user {
+            User::Root => processes_in_our_namespace(),
+            User::Ordinary(uid) => Ok(processes()
+                .into_iter()
+                .filter(|pid| {
+                    let subordinates = SUBORDINATE..SUBORDINATE + SUBORDINATES;
+                    owner(*pid).is_some_and(|owner| owner == uid || subordinates.contains(&owner))
+                })
+                .collect()),
+        }
+    }
+
+    /// Ends and removes all that is there, and says what should not have been there any more.
+    pub fn end(mut self) -> Result<()> {
+        self.stop()
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        if self.directory.is_none() {
+            return Ok(());
+        }
+        if matches!(self.user, User::Ordinary(_)) {
+            let mut migrate = self.command("podman")?;
+            call(migrate.args(["system", "migrate"]))?;
+        }
+        let left = until(SOON, || match self.leftovers()?.as_slice() {
+            [] => Ok(()),
+            left => bail!("left behind: {}", left.join(", ")),
+        });
+        self.sweep()?;
+        for mount in mounts_below(self.path())?.iter().rev() {
+            host("umount", &["-l", &mount.to_string_lossy()])?;
+        }
+        let mounted = mounts_below(self.path())?;
+        ensure!(mounted.is_empty(), "mounted below {}: {mounted:?}", self.path().display());
+        // files of other ids than root's: cargo's process is root and removes them all
+        if let Some(directory) = self.directory.take() {
+            directory.close()?;
+        }
+        left
+    }
+
+    /// Takes away what is there although it should not be.
+    pub fn sweep(&self) -> Result<()> {
+        let condemned = self.processes()?;
+        for pid in &condemned {
+            kill(Pid::from_raw(*pid), Signal::SIGKILL).ok();
+        }
+        until(SOON, || {
+            ensure!(condemned.iter().all(|pid| ended(*pid)), "processes do not die: {condemned:?}");
+            Ok(())
+        })?;
+        for parent in top_cgroups(CGROUP).iter().filter(|_| !self.shared_cgroup) {
+            cgroups_below(parent).iter().for_each(|path| std::fs::remove_dir(path).unwrap_or_default());
+            std::fs::remove_dir(parent).unwrap_or_default();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            crate::play::say(&format!("after the end of podman: {error:#}"));
+        }
+    }
+}
+
+fn owner(pid: i32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:\t"))?;
+    line.split('\t').next()?.parse().ok()
+}

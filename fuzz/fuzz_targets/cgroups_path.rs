@@ -16,7 +16,7 @@ fuzz_target!(|text: &[u8]| {
     let text = String::from_utf8_lossy(text).into_owned();
     let mut linux = Linux::default();
     linux.set_cgroups_path(Some(PathBuf::from(&text)));
-    let facts = Facts { root: PathBuf::from("manager"), version: 255, ..Facts::default() };
+    let facts = Facts { root: PathBuf::new(), version: 255, ..Facts::default() };
     let annotations = BTreeMap::new();
     for layout in layouts() {
         for maker in [Maker::Us, Maker::Systemd(&facts, &annotations)] {

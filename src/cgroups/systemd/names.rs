@@ -30,6 +30,7 @@ impl Names {
         check_slice(slice)?;
         let unit = match (*prefix, *name) {
             (_, "") => return Err(format!("{text:?} has no name for the unit")),
+            (_, "-.slice") => return Err(format!("{text:?} names the root slice, which holds all others")),
             (_, name) if name.ends_with(".slice") => {
                 check_slice(name)?;
                 name.to_owned()
@@ -138,6 +139,7 @@ mod tests {
             "a.slice:b:x y",
             "a.slice::-x-.slice",
             ".slice:b:c",
+            "a.slice:b:-.slice",
             " a.slice:b:c",
             "a\0b.slice:c:d",
             "ä.slice:b:c",

@@ -3,10 +3,11 @@
 PREFIX ?= /usr/local
 DESTDIR ?=
 N ?= 30
+T ?= 10
 WORKLOADS ?= default,docker,exec,exec-docker,state,kill,delete,delete-force
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint test-unit test-integration test-engines test-vm bench install completions clean deps-build deps-test
+.PHONY: help run build test lint test-unit test-integration test-engines test-vm fuzz bench install completions clean deps-build deps-test
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile
@@ -18,7 +19,7 @@ build: ## build the static release binary and leave it as build/berth
 	@scripts/build
 
 test: deps-test ## install what the tests need, then lint and run all tests (root)
-	@scripts/test lint binary unit integration engines vm
+	@scripts/test lint binary unit integration fuzz engines vm
 
 lint: ## formatting, clippy, the aarch64 check, shellcheck, the dependency policy
 	@scripts/test lint
@@ -35,6 +36,10 @@ test-engines: ## dockerd with berth as its runtime (root)
 test-vm: ## the integration tests in a machine with systemd and cgroup v2, which is built the first time (root)
 	@scripts/test vm
 
+fuzz: ## each fuzz target for T=10 seconds; what makes one crash stays in fuzz/artifacts
+	@scripts/setup build
+	@scripts/fuzz '$(T)'
+
 bench: build ## berth beside the runc, crun and youki that are installed; N=30 rounds (root)
 	@RUNTIME='$(RUNTIME)' benches/run '$(N)' '$(WORKLOADS)'
 
@@ -46,6 +51,7 @@ completions: build ## write the shell completions to build/completions
 
 clean: ## remove build/ and what cargo built
 	cargo clean
+	cargo clean --manifest-path fuzz/Cargo.toml
 	rm -rf build
 
 deps-build: ## install what the build needs (root, Debian and Ubuntu)

@@ -25,7 +25,7 @@
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::socket::{
@@ -103,15 +103,37 @@ pub struct Failure {
 
 impl From<&anyhow::Error> for Failure {
     fn from(failure: &anyhow::Error) -> Self {
-        let mut text = error::text(failure);
-        let mut end = text.len().min(MAX_MESSAGE / 8);
-        while !text.is_char_boundary(end) {
-            end -= 1;
+        // a control character is six bytes in JSON, and both together have to fit
+        Self {
+            text: cut(error::text(failure), MAX_MESSAGE / 8),
+            hint: error::hint(failure).map(|hint| cut(hint, MAX_MESSAGE / 32)),
+            errno: error::errno(failure).map(|errno| errno as i32),
+            hook: failure.is::<HookFailed>(),
         }
-        text.truncate(end);
-        let errno = error::errno(failure).map(|errno| errno as i32);
-        Self { text, hint: error::hint(failure), errno, hook: failure.is::<HookFailed>() }
     }
+}
+
+fn cut(mut text: String, length: usize) -> String {
+    let mut end = text.len().min(length);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text.truncate(end);
+    text
+}
+
+/// The bytes of a message. One that a reader could not take whole is an error.
+pub fn encode<M: Serialize>(message: &M) -> Result<Vec<u8>> {
+    let bytes = serde_json::to_vec(message)?;
+    if bytes.len() > MAX_MESSAGE {
+        bail!("a message of {} bytes is too long for the channel", bytes.len());
+    }
+    Ok(bytes)
+}
+
+/// The message that the bytes are.
+pub fn decode<M: DeserializeOwned>(bytes: &[u8]) -> Result<M> {
+    serde_json::from_slice(bytes).context("a message on the channel is not of the protocol")
 }
 
 impl From<Failure> for anyhow::Error {
@@ -149,7 +171,7 @@ impl Channel {
 
     /// Sends one message, and a descriptor with it.
     pub fn send<M: Serialize>(&self, message: &M, fd: Option<BorrowedFd<'_>>) -> Result<()> {
-        let bytes = serde_json::to_vec(message)?;
+        let bytes = encode(message)?;
         let fds: Vec<RawFd> = fd.iter().map(AsRawFd::as_raw_fd).collect();
         let control = [ControlMessage::ScmRights(&fds)];
         let control = if fds.is_empty() { &[][..] } else { &control[..] };
@@ -192,9 +214,7 @@ impl Channel {
         if length == 0 {
             return Ok(None);
         }
-        let message = serde_json::from_slice(buffer.get(..length).unwrap_or_default())
-            .context("a message on the channel is not of the protocol")?;
-        Ok(Some((message, fd)))
+        Ok(Some((decode(buffer.get(..length).unwrap_or_default())?, fd)))
     }
 }
 
@@ -238,9 +258,18 @@ mod tests {
 
     #[test]
     fn an_endless_error_is_cut_to_fit() {
-        let failure = Failure::from(&anyhow::anyhow!("{}", "ä".repeat(MAX_MESSAGE)));
-        let (ours, theirs) = Channel::pair().unwrap();
-        theirs.send(&FromInit::Failed(failure), None).unwrap();
-        assert!(ours.receive::<FromInit>().unwrap().is_some());
+        for letter in ["ä", "\u{1}"] {
+            let long = letter.repeat(MAX_MESSAGE);
+            let failure = Failure::from(&error::hinted(long.clone(), long));
+            let (ours, theirs) = Channel::pair().unwrap();
+            theirs.send(&FromInit::Failed(failure), None).unwrap();
+            assert!(ours.receive::<FromInit>().unwrap().is_some());
+        }
+    }
+
+    #[test]
+    fn a_message_that_would_arrive_cut_is_not_sent() {
+        let (_ours, theirs) = Channel::pair().unwrap();
+        assert!(theirs.send(&FromInit::Warn("a".repeat(MAX_MESSAGE)), None).is_err());
     }
 }

@@ -54,7 +54,7 @@ pub fn parse_saved(text: &[u8]) -> Result<Spec> {
 /// Parses what stands for `linux.resources`.
 pub fn parse_resources(value: &Value, findings: &mut Findings) -> Result<LinuxResources> {
     let text = serde_json::to_vec(value)?;
-    let mut resources = decode(&text, |_, _| {}, findings)?;
+    let mut resources = decode(&text, |value, _| lower_page_limits(value), findings)?;
     forget_empty_pids(&mut resources, || Ok(value.pointer("/pids/limit").is_some_and(Value::is_number)))?;
     Ok(resources)
 }
@@ -69,13 +69,17 @@ fn forget_empty_pids(resources: &mut LinuxResources, is_there: impl FnOnce() -> 
 
 /// Reads a `--process` file.
 pub fn load_process(path: &Path, findings: &mut Findings) -> Result<Process> {
-    let text = read(path)?;
+    parse_process(&read(path)?, findings).with_context(|| format!("--process {path:?}"))
+}
+
+/// Parses the description of a process.
+pub fn parse_process(text: &[u8], findings: &mut Findings) -> Result<Process> {
     let mend = |value: &mut Value, findings: &mut Findings| {
         complete(value);
         complete_scheduling(value);
         unknown_capabilities_of(value, "", findings);
     };
-    decode(&text, mend, findings).with_context(|| format!("--process {path:?}"))
+    decode(text, mend, findings)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
@@ -108,7 +112,8 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     })
 }
 
-fn parse(text: &[u8], findings: &mut Findings) -> Result<Spec> {
+/// Parses the text of a `config.json`. Without an error but with problems in `findings` the answer lacks what is wrong.
+pub fn parse(text: &[u8], findings: &mut Findings) -> Result<Spec> {
     let mut spec: Spec = decode(
         text,
         |value, findings| {
@@ -117,6 +122,7 @@ fn parse(text: &[u8], findings: &mut Findings) -> Result<Spec> {
                 complete_scheduling(process);
                 unknown_capabilities_of(process, "process.", findings);
             }
+            value.pointer_mut("/linux/resources").into_iter().for_each(lower_page_limits);
         },
         findings,
     )?;
@@ -127,7 +133,42 @@ fn parse(text: &[u8], findings: &mut Findings) -> Result<Spec> {
         })?;
     }
     check_version(spec.version(), findings);
+    unread(text, &spec, findings)?;
     Ok(spec)
+}
+
+/// Properties that the spec's type does not have, and that would be dropped without a word. The text is only looked at again
+/// where it may hold one.
+fn unread(text: &[u8], spec: &Spec, findings: &mut Findings) -> Result<()> {
+    let rdt = spec.linux().as_ref().is_some_and(|linux| linux.intel_rdt().is_some());
+    let freebsd = std::str::from_utf8(text).is_ok_and(|text| text.contains("\"freebsd\""));
+    if !rdt && !freebsd {
+        return Ok(());
+    }
+    let value: Value = serde_json::from_slice(text)?;
+    if value.get("freebsd").is_some_and(|section| !section.is_null()) {
+        findings.problem("freebsd", "is for FreeBSD: berth makes containers of Linux");
+    }
+    for name in ["enableCMT", "enableMBM"] {
+        if value.pointer(&format!("/linux/intelRdt/{name}")).is_some_and(|given| *given == Value::Bool(true))
+        {
+            findings.warn(
+                format!("linux.intelRdt.{name}"),
+                "not applied: runtime-spec 1.3 has enableMonitoring in its place",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// A limit is a uint64 in the spec and an int64 in its type. What lies between is more memory than there can be.
+fn lower_page_limits(resources: &mut Value) {
+    let limits = resources.get_mut("hugepageLimits").and_then(Value::as_array_mut);
+    for limit in limits.into_iter().flatten().filter_map(|page| page.get_mut("limit")) {
+        if limit.as_u64().is_some_and(|bytes| i64::try_from(bytes).is_err()) {
+            *limit = Value::from(i64::MAX);
+        }
+    }
 }
 
 /// The specification's names of two flags are not those of the type that reads them; an empty list of CPUs is none.
@@ -330,6 +371,19 @@ mod tests {
             assert_eq!((user.uid(), user.gid()), (0, 0));
             assert!(findings.problems.is_empty());
         }
+    }
+
+    #[test]
+    fn what_the_type_does_not_have_is_told_and_the_largest_page_limit_taken() {
+        let (spec, findings) = parsed(
+            r#"{"ociVersion":"1.3.0","freebsd":{},"linux":{"intelRdt":{"enableCMT":true,"enableMBM":false},
+                "resources":{"hugepageLimits":[{"pageSize":"2MB","limit":18446744073709551615}]}}}"#,
+        );
+        let linux = spec.unwrap().linux().clone().unwrap();
+        let pages = linux.resources().as_ref().unwrap().hugepage_limits().clone().unwrap();
+        assert_eq!(pages[0].limit(), i64::MAX);
+        assert_eq!((findings.problems.len(), findings.warnings.len()), (1, 1), "{findings:?}");
+        assert_eq!(findings.warnings[0].field, "linux.intelRdt.enableCMT");
     }
 
     #[test]

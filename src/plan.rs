@@ -360,6 +360,7 @@ pub fn program(
     }
     let value = |name: &str| env.iter().find_map(|entry| entry.strip_prefix(name)?.strip_prefix('='));
     let terminal = process.terminal().unwrap_or(false);
+    of_windows(process, prefix, findings);
     Program {
         search_path: value("PATH").map(str::to_owned),
         has_home: value("HOME").is_some_and(|home| !home.is_empty()),
@@ -372,14 +373,41 @@ pub fn program(
         inherited: Inherited::default(),
         labels: security_labels::plan(process, host.lsm, findings),
         terminal,
-        console_size: process.console_size().filter(|_| terminal).map(|size| Size {
-            height: u16::try_from(size.height()).unwrap_or(u16::MAX),
-            width: u16::try_from(size.width()).unwrap_or(u16::MAX),
-        }),
+        console_size: process
+            .console_size()
+            .filter(|_| terminal)
+            .map(|size| console_size([size.height(), size.width()], prefix, findings)),
         oom_score_adj: resource_limits::oom_score(process, findings),
         keyring: (!request.no_new_keyring)
             .then(|| CString::new(format!("_ses.{}", request.id)).unwrap_or_default()),
         preserve_fds: request.preserve_fds.saturating_add(request.listen_fds),
+    }
+}
+
+/// A terminal's size, which is 16 bits in the kernel (ioctl_tty(2)).
+fn console_size(lines_and_columns: [u64; 2], prefix: &str, findings: &mut Findings) -> Size {
+    let [height, width] = [("height", 0), ("width", 1)].map(|(name, index)| {
+        let number = lines_and_columns.get(index).copied().unwrap_or_default();
+        u16::try_from(number).unwrap_or_else(|_| {
+            findings.problem(format!("{prefix}consoleSize.{name}"), format!("{number} is above 65535"));
+            u16::MAX
+        })
+    });
+    Size { height, width }
+}
+
+/// Properties of a process that only Windows has; configurations for both are possible.
+fn of_windows(process: &Process, prefix: &str, findings: &mut Findings) {
+    for (field, given, instead) in [
+        ("commandLine", process.command_line(), "args"),
+        ("user.username", process.user().username(), "user.uid"),
+    ] {
+        if given.as_ref().is_some_and(|text| !text.is_empty()) {
+            findings.warn(
+                format!("{prefix}{field}"),
+                format!("not applied: it is for Windows, and Linux takes {prefix}{instead}"),
+            );
+        }
     }
 }
 
@@ -458,6 +486,14 @@ mod tests {
         assert_eq!(granted(r#"[{"type":"user"},{"type":"mount"}]"#), [1 << 5; 3]);
         assert_eq!(granted(r#"[{"type":"user","path":"/proc/1/ns/user"},{"type":"mount"}]"#), [1 << 5; 3]);
         assert_eq!(granted(r#"[{"type":"mount"}]"#), [0; 3]);
+    }
+
+    #[test]
+    fn a_terminal_has_no_more_lines_than_the_kernel_can_count() {
+        let mut findings = Findings::default();
+        let size = console_size([24, 65536], "process.", &mut findings);
+        assert_eq!(size.height, 24);
+        assert_eq!(findings.problems[0].field, "process.consoleSize.width");
     }
 
     #[test]

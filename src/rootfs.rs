@@ -106,6 +106,12 @@ pub fn plan(spec: &Spec, facts: &Facts<'_>, findings: &mut Findings) -> Plan {
     let shared = matches!(root_propagation, Some((flag, _)) if flag == MsFlags::MS_SHARED.bits());
     let mount_label =
         linux.and_then(|linux| linux.mount_label().as_deref()).filter(|label| !label.is_empty());
+    if let Some(label) = mount_label.filter(|_| !facts.selinux) {
+        findings.warn(
+            "linux.mountLabel",
+            format!("{label:?} is not applied: SELinux is not enabled on this host"),
+        );
+    }
     let mount_label = mount_label.filter(|_| facts.selinux).and_then(|label| {
         let label = std::ffi::CString::new(label).ok();
         if label.is_none() {

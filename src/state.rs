@@ -134,6 +134,13 @@ pub struct State {
     pub notify_socket: Option<PathBuf>,
 }
 
+impl State {
+    /// Reads what [`Directory::save`] wrote.
+    pub fn parse(text: &[u8]) -> serde_json::Result<Self> {
+        serde_json::from_slice(text)
+    }
+}
+
 /// The runtime-spec's statuses, and `paused`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Status {
@@ -360,7 +367,7 @@ impl Directory {
     /// Loads the state. `None` when none was saved yet.
     pub fn load(&self) -> Result<Option<State>> {
         match self.read(STATE) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
+            Ok(bytes) => State::parse(&bytes)
                 .map(Some)
                 .with_context(|| format!("container {:?}: {:?} is damaged", self.id, self.path.join(STATE))),
             Err(Errno::ENOENT) => Ok(None),

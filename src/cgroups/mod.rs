@@ -243,7 +243,7 @@ fn find(top: &OwnedFd, pid: Pid) -> Result<Option<OwnedFd>> {
 }
 
 /// A path below the container's cgroup, without leading slash; refused when it leads out.
-fn inside(path: &str) -> Result<PathBuf> {
+pub fn inside(path: &str) -> Result<PathBuf> {
     let mut clean = PathBuf::new();
     for part in Path::new(path).components() {
         match part {

@@ -7,7 +7,7 @@ mod bus;
 mod devices;
 mod gvariant;
 mod names;
-mod wire;
+pub mod wire;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -295,7 +295,7 @@ fn property(name: &str, value: Value) -> Property {
 }
 
 /// `org.systemd.property.NAME`. systemd.unit(5) gives times in seconds, `…Sec`; over the bus they are in microseconds, `…USec`.
-fn annotated(key: &str, text: &str) -> Result<Property, String> {
+pub fn annotated(key: &str, text: &str) -> Result<Property, String> {
     let name = key.strip_prefix(ANNOTATION).unwrap_or(key);
     if name.len() < 3 || !name.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         return Err(format!("{name:?} is no property of a unit"));

@@ -27,6 +27,12 @@ pub fn check(resources: &LinuxResources, findings: &mut Findings) {
                 "write it as the kernel does: 64KB, 2MB, 1GB",
             );
         }
+        if page.limit() < 0 {
+            findings.problem(
+                format!("linux.resources.hugepageLimits[{index}].limit"),
+                format!("{} is not a number of bytes", page.limit()),
+            );
+        }
     }
     for (file, _) in sorted(resources.unified()) {
         if let Some(why) = refuse_unified(file) {

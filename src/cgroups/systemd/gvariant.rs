@@ -7,17 +7,18 @@ use std::iter::Peekable;
 use std::str::Chars;
 
 use super::super::property::Value;
-use super::wire::{MAX_DEPTH, complete, split};
+use super::wire::{MAX_DEPTH, check, complete, split};
 
 /// The value that the text says; the error says why it says none.
 pub fn parse(text: &str) -> Result<Value, String> {
     let mut reader = Reader { rest: text.chars().peekable(), depth: 0 };
     let node = reader.node()?;
     reader.space();
-    match reader.rest.next() {
-        None => node.value(None),
-        Some(c) => Err(format!("{c:?} comes after the end of the value")),
+    if let Some(c) = reader.rest.next() {
+        return Err(format!("{c:?} comes after the end of the value"));
     }
+    let value = node.value(None)?;
+    check(&value).map(|()| value)
 }
 
 /// A value whose type may not be decided yet.
@@ -419,6 +420,16 @@ mod tests {
             "--5",
             "0x",
             "1.5.2",
+            // what a bus would end the connection for
+            "()",
+            "@az []",
+            "@a{vs} {}",
+            "{(1, 2): 3}",
+            "objectpath 'a'",
+            "objectpath '/a/'",
+            "signature 'a'",
+            "signature 'z'",
+            "<'\\u0000'>",
         ] {
             assert!(parse(text).is_err(), "{text}");
         }

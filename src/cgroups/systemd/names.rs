@@ -30,6 +30,7 @@ impl Names {
         check_slice(slice)?;
         let unit = match (*prefix, *name) {
             (_, "") => return Err(format!("{text:?} has no name for the unit")),
+            (_, "-.slice") => return Err(format!("{text:?} names the root slice, which holds all others")),
             (_, name) if name.ends_with(".slice") => {
                 check_slice(name)?;
                 name.to_owned()
@@ -37,12 +38,7 @@ impl Names {
             ("", name) => format!("{name}.scope"),
             (prefix, name) => format!("{prefix}-{name}.scope"),
         };
-        let allowed = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
-        if unit.len() > MAX_NAME || !unit.chars().all(allowed) {
-            return Err(format!(
-                "{unit:?} is no name for a unit: letters, digits and :-_.\\@, {MAX_NAME} at most"
-            ));
-        }
+        check_name(&unit)?;
         Ok(Self { unit, slice: slice.to_owned() })
     }
 
@@ -62,17 +58,24 @@ fn escape(id: &str) -> String {
     id.replace('+', "\\x2b")
 }
 
+fn check_name(unit: &str) -> Result<(), String> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || ":-_.\\@".contains(c);
+    if unit.len() <= MAX_NAME && unit.chars().all(allowed) {
+        return Ok(());
+    }
+    Err(format!("{unit:?} is no name for a unit: letters, digits and :-_.\\@, {MAX_NAME} at most"))
+}
+
 fn check_slice(slice: &str) -> Result<(), String> {
+    check_name(slice)?;
     let Some(stem) = slice.strip_suffix(".slice") else {
         return Err(format!("{slice:?} is no slice: its name must end with .slice"));
     };
-    let parts_are_good = stem == "-" || stem.split('-').all(|part| !part.is_empty() && !part.contains('/'));
+    let parts_are_good = stem == "-" || stem.split('-').all(|part| !part.is_empty());
     if parts_are_good {
         Ok(())
     } else {
-        Err(format!(
-            "{slice:?} is no slice: the dashes in its name part it, and no part may be empty or have a slash"
-        ))
+        Err(format!("{slice:?} is no slice: the dashes in its name part it, and no part may be empty"))
     }
 }
 
@@ -136,11 +139,16 @@ mod tests {
             "a.slice:b:x y",
             "a.slice::-x-.slice",
             ".slice:b:c",
+            "a.slice:b:-.slice",
+            " a.slice:b:c",
+            "a\0b.slice:c:d",
+            "ä.slice:b:c",
         ] {
             assert!(Names::parse(Some(path), "web", "system.slice").is_err(), "{path}");
         }
-        assert!(
-            Names::parse(Some(&format!("a.slice:b:{}", "x".repeat(250))), "web", "system.slice").is_err()
-        );
+        let long = "x".repeat(250);
+        for path in [format!("a.slice:b:{long}"), format!("{long}.slice:b:c")] {
+            assert!(Names::parse(Some(&path), "web", "system.slice").is_err(), "{path}");
+        }
     }
 }

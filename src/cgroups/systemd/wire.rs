@@ -6,6 +6,8 @@ use super::super::property::Value;
 
 /// Containers in containers, as D-Bus limits them.
 pub const MAX_DEPTH: usize = 32;
+/// The length of a signature is one byte.
+const MAX_SIGNATURE: usize = 255;
 
 /// The type of a value.
 pub fn signature(value: &Value) -> String {
@@ -41,21 +43,66 @@ pub fn split(signature: &str) -> Option<Vec<&str>> {
     Some(parts)
 }
 
-/// The length of the first complete type.
+/// Types without others in them: those that the key of a dictionary may have.
+const BASIC: &[u8] = b"ybnqiuxtdsogh";
+
+/// The length of the first complete type (D-Bus specification, "Valid Signatures"). `None` where there is none.
 pub fn complete(signature: &str) -> Option<usize> {
-    let mut depth = 0;
-    for (at, c) in signature.char_indices() {
-        match c {
-            '(' | '{' => depth += 1,
-            ')' | '}' => depth -= 1,
-            'a' => continue,
-            _ => {}
+    fn length(kinds: &[u8], depth: usize) -> Option<usize> {
+        if depth > MAX_DEPTH {
+            return None;
         }
-        if depth == 0 {
-            return Some(at + c.len_utf8());
+        match kinds {
+            [b'a', b'{', key, rest @ ..] => {
+                let value = length(rest, depth + 1)?;
+                (BASIC.contains(key) && rest.get(value) == Some(&b'}')).then_some(value + 4)
+            }
+            [b'a', rest @ ..] => Some(1 + length(rest, depth + 1)?),
+            [b'(', rest @ ..] => {
+                let mut at = length(rest, depth + 1)?;
+                while rest.get(at)? != &b')' {
+                    at += length(rest.get(at..)?, depth + 1)?;
+                }
+                Some(at + 2)
+            }
+            [kind, ..] => (*kind == b'v' || BASIC.contains(kind)).then_some(1),
+            [] => None,
         }
     }
-    None
+    length(signature.as_bytes(), 0)
+}
+
+/// Whether a message may hold the value: a bus ends the connection of who sends another one. The error says why not.
+pub fn check(value: &Value) -> Result<(), String> {
+    let kind = signature(value);
+    if complete(&kind) != Some(kind.len()) || kind.len() > MAX_SIGNATURE {
+        return Err(format!("D-Bus has no type {kind:?}"));
+    }
+    check_texts(value)
+}
+
+fn check_texts(value: &Value) -> Result<(), String> {
+    match value {
+        Value::Text(text) if text.contains('\0') => Err(format!("{text:?} holds a null byte")),
+        Value::ObjectPath(path) if !is_object_path(path) => Err(format!("{path:?} is no object path")),
+        Value::Signature(kinds) if kinds.len() > MAX_SIGNATURE || split(kinds).is_none() => {
+            Err(format!("{kinds:?} is no signature"))
+        }
+        Value::Variant(inner) => check(inner),
+        Value::Struct(values) | Value::Array(_, values) => values.iter().try_for_each(check_texts),
+        Value::Dict(_, _, entries) => {
+            entries.iter().flat_map(|(key, value)| [key, value]).try_for_each(check_texts)
+        }
+        _ => Ok(()),
+    }
+}
+
+/// D-Bus specification, "Valid Object Paths"
+fn is_object_path(path: &str) -> bool {
+    let is_name = |name: &str| {
+        !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    path == "/" || path.strip_prefix('/').is_some_and(|names| names.split('/').all(is_name))
 }
 
 /// Where a value of that type may begin.

@@ -114,6 +114,12 @@ pub struct IdMap {
     pub size: u32,
 }
 
+/// The host's number of an id of the container; `None` when it has none.
+pub fn host_id(map: &[IdMap], id: u32) -> Option<u32> {
+    let line = map.iter().find(|line| id >= line.container && id - line.container < line.size)?;
+    line.host.checked_add(id - line.container)
+}
+
 /// What the container's namespaces are.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -155,9 +161,7 @@ impl Plan {
         if !self.has(Kind::User) {
             return Some(uid);
         }
-        let line =
-            self.uid_map.iter().find(|line| uid >= line.container && uid - line.container < line.size)?;
-        line.host.checked_add(uid - line.container)
+        host_id(&self.uid_map, uid)
     }
 
     /// `CLONE_NEW*` of all that the container does not share with the runtime.

@@ -294,6 +294,11 @@ impl Released {
         wait_for_program(&self.channel, cgroup)
     }
 
+    /// Passes a signal on. It may have ended in this moment, which nobody has to hear.
+    pub fn signal(&self, number: i32) {
+        let _sent = pidfd_send_signal(self.pidfd.as_fd(), number);
+    }
+
     /// Ends it, and whatever it runs by now.
     pub fn kill(&self) {
         if pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL).is_ok() {
@@ -326,12 +331,26 @@ pub fn reap(pidfd: BorrowedFd<'_>) -> nix::Result<WaitStatus> {
 /// shadow-utils for an ordinary user with more than its own id.
 fn write_maps(pid: Pid, uids: &[IdMap], gids: &[IdMap]) -> Result<()> {
     let privileged = nix::unistd::geteuid().is_root();
-    let single = |map: &[IdMap]| map.len() == 1 && map.first().is_some_and(|line| line.size == 1);
-    let own_ids_only = single(uids) && single(gids);
-    if !privileged && !own_ids_only {
+    if !privileged && !is_own_alone(uids, gids) {
         map_with("newuidmap", pid, uids).context("linux.uidMappings")?;
         return map_with("newgidmap", pid, gids).context("linux.gidMappings");
     }
+    write_own_maps(pid, uids, gids, privileged).map_err(|error| match crate::error::errno(&error) {
+        Some(Errno::EPERM) if crate::host::in_user_namespace() => hinted(
+            crate::error::text(&error),
+            "hostID counts in the user namespace that berth is in, whose ids are in /proc/self/uid_map and gid_map",
+        ),
+        _ => error,
+    })
+}
+
+/// Whether nothing but the caller itself is mapped, for which no set-user-ID program is needed.
+fn is_own_alone(uids: &[IdMap], gids: &[IdMap]) -> bool {
+    let alone = |map: &[IdMap], own: u32| matches!(map, [line] if line.size == 1 && line.host == own);
+    alone(uids, nix::unistd::geteuid().as_raw()) && alone(gids, nix::unistd::getegid().as_raw())
+}
+
+fn write_own_maps(pid: Pid, uids: &[IdMap], gids: &[IdMap], privileged: bool) -> Result<()> {
     let proc = Proc::open()?;
     if !privileged {
         // user_namespaces(7): an ordinary user gives up setgroups(2) for a group mapping

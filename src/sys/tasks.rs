@@ -137,6 +137,15 @@ pub fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
+/// The number of a pidfd's process that no other one has until the next boot: the inode of pidfs, which the kernel has from 6.9
+/// on; `None` before.
+pub fn serial(pidfd: BorrowedFd<'_>) -> Option<u64> {
+    const PIDFS_MAGIC: i64 = 0x5049_4446;
+    let magic = nix::sys::statfs::fstatfs(pidfd).ok()?.filesystem_type().0;
+    (i64::try_from(magic).ok()? == PIDFS_MAGIC)
+        .then(|| nix::sys::stat::fstat(pidfd).ok().map(|stat| stat.st_ino))?
+}
+
 /// pidfd_send_signal(2). The signal is a number because real-time signals have no name in `nix`; 0 only asks.
 pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> nix::Result<()> {
     // SAFETY: plain integers and a null siginfo.

@@ -14,6 +14,7 @@
 
 mod bundle;
 mod kernel;
+pub mod terminal;
 pub mod user;
 mod view;
 mod wait;

@@ -338,7 +338,8 @@ fn write_maps(pid: Pid, uids: &[IdMap], gids: &[IdMap]) -> Result<()> {
     write_own_maps(pid, uids, gids, privileged).map_err(|error| match crate::error::errno(&error) {
         Some(Errno::EPERM) if crate::host::in_user_namespace() => hinted(
             crate::error::text(&error),
-            "hostID counts in the user namespace that berth is in, whose ids are in /proc/self/uid_map and gid_map",
+            "hostID counts in the user namespace that berth is in: a range must lie in one line of /proc/self/uid_map or gid_map, \
+             and to map its root takes CAP_SETFCAP",
         ),
         _ => error,
     })

@@ -63,7 +63,7 @@ impl Process {
                     )),
                 }
             }
-            Err(error) => Err(error).with_context(context),
+            Err(error) => Err(kernels_error(error)).with_context(context),
         }
     }
 
@@ -81,7 +81,7 @@ impl Process {
             None => match procfs::process::Process::new(self.pid).and_then(|process| process.stat()) {
                 Ok(stat) => stat.starttime == self.start_time,
                 Err(ProcError::NotFound(_)) => return Ok(None),
-                Err(error) => return Err(error).with_context(context),
+                Err(error) => return Err(kernels_error(error)).with_context(context),
             },
         };
         // readable once all its threads have ended
@@ -278,6 +278,14 @@ impl Root {
         }
         ids.sort();
         Ok(ids)
+    }
+}
+
+/// An error of reading `/proc`, with the kernel's own at its end where it is one.
+fn kernels_error(error: ProcError) -> anyhow::Error {
+    match error {
+        ProcError::Io(error, _) => error.into(),
+        other => other.into(),
     }
 }
 

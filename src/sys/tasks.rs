@@ -229,12 +229,20 @@ pub fn settle_signals() {
 
 /// Every signal back to its default action and none blocked: what a new program expects.
 pub fn reset_signals() -> nix::Result<()> {
-    for number in 1..=libc::SIGRTMAX() {
-        if number == libc::SIGKILL || number == libc::SIGSTOP {
-            continue;
-        }
-        // SAFETY: SIG_DFL is a valid action for each of them; numbers that the C library keeps for itself are refused.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
+    // the kernel's structure: SIG_DFL, no flags, no restorer, an empty mask. The C library would leave out the numbers that it
+    // keeps for itself, which a caller with another one can have ignored
+    let default = [0_u64; 4];
+    for number in 1..=64 {
+        // SAFETY: the structure lives across the call and the size is that of its mask; SIGKILL and SIGSTOP are refused.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
+        };
     }
     nix::sys::signal::SigSet::empty().thread_set_mask()
 }

@@ -2,6 +2,7 @@
 //! full or read-only. The container is none the wiser, or the error says what is wrong and nothing is left.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::let_underscore_must_use)]
+#![allow(clippy::disallowed_methods, reason = "the tests play the host, with paths")]
 
 mod support;
 
@@ -92,6 +93,9 @@ fn too_few_descriptors_are_told_and_nothing_is_left() {
 #[test]
 fn a_full_disk_for_the_state_leaves_nothing() {
     let Some(b) = bundle("echo ran") else { return };
+    if !only_berth("runc's error does not say why") {
+        return;
+    }
     let full = b.scratch().join("full");
     fs::create_dir(&full).unwrap();
     b.save();
@@ -131,6 +135,9 @@ fn a_read_only_run_says_where_else_state_can_be_kept() {
 fn a_strict_umask_of_the_caller_is_not_the_image_s() {
     let Some(b) = bundle("stat -c %a /made /made/here /dev /dev/shm; umask; exit 2") else { return };
     let b = b.mount("/made/here", "tmpfs", "tmpfs", &[]).mount("/dev/shm", "tmpfs", "shm", &["mode=1777"]);
+    if !only_berth("runc 1.1 makes some directories with the caller's") {
+        return;
+    }
     let said = b.say_command(&mut shell("umask 077; exec \"$@\"", &b.launch_command("run", &[], &b.id)));
     assert_eq!((said.out.as_str(), said.code), ("755\n1777\n755\n1777\n0022\n", 2), "{said:?}");
 }

@@ -1,6 +1,7 @@
 //! Containers in containers: the runtime and a bundle inside of another container, of root and of an ordinary user.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::let_underscore_must_use)]
+#![allow(clippy::disallowed_methods, reason = "the tests play the host, with paths")]
 
 mod support;
 

@@ -40,6 +40,12 @@ pub fn load(bundle: &Path, file: Option<&Path>, findings: &mut Findings) -> Resu
         nix::unistd::chdir(bundle).with_context(|| format!("bundle {bundle:?}"))?;
     }
     let bundle = nix::unistd::getcwd().context("bundle")?;
+    if bundle.to_str().is_none() {
+        return Err(hinted(
+            format!("bundle {bundle:?}: the path is not valid UTF-8"),
+            "the state is JSON, which holds text: give the directory another name",
+        ));
+    }
     let path = file.unwrap_or_else(|| bundle.join("config.json"));
     let text = read(&path)?;
     let spec = parse(&text, findings).with_context(|| format!("{path:?}"))?;

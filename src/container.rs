@@ -463,7 +463,7 @@ impl Runtime<'_> {
     pub fn check(&self, options: &CheckOptions) -> Result<(Findings, Vec<String>)> {
         let mut findings = Findings::default();
         let host = self.host_for_creation()?;
-        let request = self.request("ID", 0);
+        let request = Request { auto_userns: options.auto_userns, ..self.request("ID", 0) };
         let (_, plan) =
             creation::plan(&options.bundle, options.config.as_deref(), request, &host, None, &mut findings)?;
         if let Some(profile) = &plan.seccomp {

@@ -32,6 +32,7 @@ use crate::scheduling;
 use crate::seccomp;
 use crate::seccomp_cache;
 use crate::state::{self, Directory, Process, Root, State, Status};
+use crate::subordinate;
 use crate::sys;
 use crate::sys::bpf::Instruction;
 use crate::terminal::{Receiver, Relay};
@@ -162,6 +163,9 @@ pub fn plan(
     if let Some(directory) = notify {
         notify::add_to(&mut config.spec, directory);
     }
+    if request.auto_userns && !host.may_make_namespaces() {
+        subordinate::add_to(&mut config.spec)?;
+    }
     request.denials = plan::denials(&config.spec, &request, host);
     if config.spec.linux().as_ref().is_some_and(|linux| linux.intel_rdt().is_some()) {
         request.resctrl = resctrl::mount_point()?;
@@ -245,6 +249,7 @@ impl<'a> Making<'a> {
             options.pid_file.as_deref().map(std::path::absolute).transpose().context("--pid-file")?;
         let console = Receiver::connect_if("--console-socket", options.console_socket.as_deref())?;
         let pidfd_socket = Receiver::connect_if("--pidfd-socket", options.pidfd_socket.as_deref())?;
+        request.auto_userns = options.auto_userns;
         request.no_pivot = options.no_pivot;
         request.no_new_keyring = options.no_new_keyring;
         let mut findings = Findings::default();

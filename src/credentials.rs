@@ -3,7 +3,7 @@
 //! The steps of init, in this order: [`Credentials::drop_bounding`], [`Credentials::become_user`],
 //! [`Credentials::set_capabilities`]. None of them allocates.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
 use nix::errno::Errno;
 use nix::sys::prctl::set_keepcaps;
@@ -20,6 +20,10 @@ const MAX_GROUPS: usize = 65536;
 /// The id that means "leave it" to setresuid(2) and so can be nobody's.
 const NO_ID: u32 = u32::MAX;
 
+/// The annotation (crun's) that keeps the caller's supplementary groups when it is `1`: files of the host that an ordinary user
+/// reaches through a group of its own stay within reach.
+pub const KEEP_GROUPS: &str = "run.oci.keep_original_groups";
+
 /// Everything that makes the container's user, as finished numbers. Capability sets are masks of `1 << CAP_*`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Credentials {
@@ -29,6 +33,8 @@ pub struct Credentials {
     pub gid: u32,
     /// Supplementary groups.
     pub additional_gids: Vec<u32>,
+    /// Those of the caller stay instead ([`KEEP_GROUPS`]).
+    pub keep_groups: bool,
     /// What an execve(2) can ever give.
     pub bounding: u64,
     /// In force.
@@ -80,6 +86,18 @@ pub fn plan(process: &Process, last_capability: u8, held: u64, findings: &mut Fi
 }
 
 impl Credentials {
+    /// The supplementary groups stay those of the caller if the annotations say so.
+    pub fn heed(&mut self, annotations: &BTreeMap<String, String>, field: &str, findings: &mut Findings) {
+        self.keep_groups = annotations.get(KEEP_GROUPS).is_some_and(|value| value == "1");
+        if self.keep_groups && !self.additional_gids.is_empty() {
+            findings.warn(
+                format!("{field}user.additionalGids"),
+                format!("not set: the annotation {KEEP_GROUPS} keeps the caller's groups"),
+            );
+            self.additional_gids.clear();
+        }
+    }
+
     /// Each set is cut down to what the kernel would accept, so that capset(2) of the whole cannot fail.
     fn plan_capabilities(&mut self, wanted: &LinuxCapabilities, held: u64, findings: &mut Findings) {
         let held_why = "the runtime does not have it";
@@ -121,7 +139,9 @@ impl Credentials {
     /// allowed (`/proc/PID/setgroups` says `deny`) the groups stay as they are: additional ones would be more, and an
     /// engine of an ordinary user names those of the image's `/etc/group` without asking whether they can be had.
     pub fn become_user(&self, setgroups_allowed: bool) -> nix::Result<()> {
-        if setgroups_allowed {
+        if self.keep_groups {
+            // as the caller had them
+        } else if setgroups_allowed {
             sys::setgroups(&self.additional_gids)?;
         }
         sys::setgid(self.gid)?;

@@ -111,7 +111,7 @@ pub fn text(error: &anyhow::Error) -> String {
     parts.join(": ")
 }
 
-/// The innermost hint of the chain, or the one for a system call that is not there.
+/// The innermost hint of the chain, or the one that goes with the kernel's error wherever it comes up.
 pub fn hint(error: &anyhow::Error) -> Option<String> {
     // one that was added as context is no link of the chain by its own type
     let given = error
@@ -120,9 +120,14 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
         .last()
         .or_else(|| error.downcast_ref::<Hinted>());
     given.map(|hinted| hinted.hint.clone()).or_else(|| {
-        (errno(error) == Some(Errno::ENOSYS)).then(|| {
-            "the kernel is older than 5.12, or a seccomp filter around berth hides one of its system calls".to_owned()
-        })
+        let hint = match errno(error)? {
+            Errno::ENOSYS => {
+                "the kernel is older than 5.12, or a seccomp filter around berth hides one of its system calls"
+            }
+            Errno::EMFILE => "the limit on open files is too low for berth: 64 are enough (ulimit -n)",
+            _ => return None,
+        };
+        Some(hint.to_owned())
     })
 }
 

@@ -57,10 +57,11 @@ impl Runtime<'_> {
             ..Request::default()
         };
         let held = plan::held(&host, state.namespaces & Kind::User.flag() != 0);
-        let program = Program {
+        let mut program = Program {
             inherited: state.inherited.clone(),
             ..plan::program(&process, prefix, &request, &host, held, &mut findings)
         };
+        program.credentials.heed(&state.annotations, prefix, &mut findings);
         let purpose = if options.detach { Purpose::Detached } else { Purpose::Foreground };
         check_terminal(program.terminal, console.is_some(), purpose)?;
         accept(&findings, self.log)?;

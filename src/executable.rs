@@ -94,14 +94,17 @@ fn check(path: &CStr) -> nix::Result<()> {
 struct AsUser {
     uid: Uid,
     gid: Gid,
-    groups: Vec<u32>,
+    /// What they were, if they are changed.
+    groups: Option<Vec<u32>>,
 }
 
 impl AsUser {
     fn become_now(user: &Credentials) -> Self {
-        let groups = getgroups().unwrap_or_default().into_iter().map(Gid::as_raw).collect();
+        // groups that are not mapped could not be given back
+        let groups = (!user.keep_groups)
+            .then(|| getgroups().unwrap_or_default().into_iter().map(Gid::as_raw).collect::<Vec<_>>());
         // where it is not allowed, the process keeps the groups that it has, then as well as now
-        let _changed = setgroups(&user.additional_gids).is_ok();
+        let _changed = groups.is_some() && setgroups(&user.additional_gids).is_ok();
         Self { gid: setfsgid(Gid::from_raw(user.gid)), uid: setfsuid(Uid::from_raw(user.uid)), groups }
     }
 }
@@ -110,7 +113,7 @@ impl Drop for AsUser {
     fn drop(&mut self) {
         setfsuid(self.uid);
         setfsgid(self.gid);
-        let _restored = setgroups(&self.groups).is_ok();
+        let _restored = self.groups.as_ref().is_some_and(|groups| setgroups(groups).is_ok());
     }
 }
 

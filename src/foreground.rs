@@ -13,7 +13,7 @@ use crate::error::text;
 use crate::log::Log;
 use crate::notify;
 use crate::process::Released;
-use crate::sys::tasks::{Ended, pidfd_send_signal, wait_any};
+use crate::sys::tasks::{Ended, wait_any};
 use crate::terminal::Relay;
 
 /// Signals of this process, held until they can be forwarded. Made before the container's process is there, so that
@@ -49,6 +49,22 @@ pub fn attend(
             return Ok(status);
         }
         let seen = wait(signals, terminal.as_ref(), ready.as_ref(), status.is_some())?;
+        // before what is typed: a change of the size came before it
+        while let Ok(Some(signal)) = signals.0.read_signal() {
+            match signal.ssi_signo as i32 {
+                libc::SIGCHLD => status = reap(program.pid).or(status),
+                libc::SIGWINCH => terminal.iter().for_each(Relay::resize),
+                libc::SIGCONT => {
+                    terminal.iter().for_each(Relay::go_on);
+                    program.signal(libc::SIGCONT);
+                }
+                // of our own writing to a reader that has gone
+                libc::SIGPIPE if signal.ssi_pid == std::process::id() => {}
+                // how programs in Go interrupt their own threads: it is not meant for us
+                libc::SIGURG => {}
+                number => program.signal(number),
+            }
+        }
         if let Some(terminal) = &mut terminal {
             if seen.master.is_some_and(|events| events.contains(PollFlags::POLLOUT)) {
                 terminal.give_input();
@@ -56,8 +72,8 @@ pub fn attend(
             if seen.master.is_some_and(|events| events != PollFlags::POLLOUT) {
                 terminal.take_output();
             }
-            if seen.input.is_some() {
-                terminal.take_input();
+            if let Some(events) = seen.input {
+                terminal.take_input(events);
             }
         }
         if seen.ready.is_some()
@@ -67,18 +83,6 @@ pub fn attend(
                 Ok(true) => {}
                 Ok(false) => ready = Some(relay),
                 Err(error) => log.warn(&text(&error)),
-            }
-        }
-        while let Ok(Some(signal)) = signals.0.read_signal() {
-            match signal.ssi_signo as i32 {
-                libc::SIGCHLD => status = reap(program.pid).or(status),
-                libc::SIGWINCH => terminal.iter().for_each(Relay::resize),
-                // of our own writing to a reader that has gone
-                libc::SIGPIPE if signal.ssi_pid == std::process::id() => {}
-                // how programs in Go interrupt their own threads: it is not meant for us
-                libc::SIGURG => {}
-                // it may have ended in this moment, which SIGCHLD will say
-                number => _ = pidfd_send_signal(program.pidfd.as_fd(), number),
             }
         }
     }
@@ -108,11 +112,10 @@ fn wait(
 ) -> Result<Seen> {
     let stdin = std::io::stdin();
     let mut sources = vec![(Source::Signals, signals.0.as_fd(), PollFlags::POLLIN)];
-    if let Some(terminal) = terminal.filter(|terminal| terminal.is_open()) {
-        let (input, master) = terminal.interest();
-        sources.push((Source::Master, terminal.master(), master));
-        if !input.is_empty() && !ended {
-            sources.push((Source::Input, stdin.as_fd(), input));
+    if let Some((master, events)) = terminal.and_then(Relay::master_interest) {
+        sources.push((Source::Master, master, events));
+        if let Some(events) = terminal.and_then(Relay::input_interest).filter(|_| !ended) {
+            sources.push((Source::Input, stdin.as_fd(), events));
         }
     }
     if let Some(relay) = ready {
@@ -141,9 +144,9 @@ fn wait(
 
 /// True while the terminal still has output to pass on.
 fn has_output(terminal: &Relay) -> bool {
-    let mut wanted = [PollFd::new(terminal.master(), PollFlags::POLLIN)];
-    terminal.is_open()
-        && poll(&mut wanted, PollTimeout::ZERO).is_ok()
+    let Some((master, _)) = terminal.master_interest() else { return false };
+    let mut wanted = [PollFd::new(master, PollFlags::POLLIN)];
+    poll(&mut wanted, PollTimeout::ZERO).is_ok()
         && wanted.iter().any(|fd| fd.revents().is_some_and(|events| events.contains(PollFlags::POLLIN)))
 }
 

@@ -29,6 +29,12 @@ pub struct Host {
 }
 
 impl Host {
+    /// Whether the caller may make namespaces of all kinds. An ordinary user may make a user namespace, and in it the others.
+    pub fn may_make_namespaces(&self) -> bool {
+        const CAP_SYS_ADMIN: u32 = 21;
+        self.held_capabilities & (1 << CAP_SYS_ADMIN) != 0
+    }
+
     /// Reads the facts. `rootless` overrides what the caller's ids say.
     pub fn read(rootless: Option<bool>) -> Result<Self> {
         let euid = nix::unistd::geteuid().as_raw();

@@ -87,12 +87,28 @@ pub fn text(map: &[IdMap]) -> String {
 pub fn write(pid: Pid, owner: &str, uids: &[IdMap], gids: &[IdMap]) -> Result<()> {
     let field = |name: &str| format!("{owner}.{name}");
     let privileged = nix::unistd::geteuid().is_root();
-    let single = |map: &[IdMap]| map.len() == 1 && map.first().is_some_and(|line| line.size == 1);
-    let own_ids_only = single(uids) && single(gids);
-    if !privileged && !own_ids_only {
+    if !privileged && !is_own_alone(uids, gids) {
         map_with("newuidmap", pid, uids).with_context(|| field("uidMappings"))?;
         return map_with("newgidmap", pid, gids).with_context(|| field("gidMappings"));
     }
+    write_own(pid, owner, uids, gids, privileged).map_err(|error| match crate::error::errno(&error) {
+        Some(Errno::EPERM) if crate::host::in_user_namespace() => hinted(
+            crate::error::text(&error),
+            "hostID counts in the user namespace that berth is in: a range must lie in one line of /proc/self/uid_map or gid_map, \
+             and to map its root takes CAP_SETFCAP",
+        ),
+        _ => error,
+    })
+}
+
+/// Whether nothing but the caller itself is mapped, for which no set-user-ID program is needed.
+fn is_own_alone(uids: &[IdMap], gids: &[IdMap]) -> bool {
+    let alone = |map: &[IdMap], own: u32| matches!(map, [line] if line.size == 1 && line.host == own);
+    alone(uids, nix::unistd::geteuid().as_raw()) && alone(gids, nix::unistd::getegid().as_raw())
+}
+
+fn write_own(pid: Pid, owner: &str, uids: &[IdMap], gids: &[IdMap], privileged: bool) -> Result<()> {
+    let field = |name: &str| format!("{owner}.{name}");
     let proc = Proc::open()?;
     if !privileged {
         // user_namespaces(7): an ordinary user gives up setgroups(2) for a group mapping

@@ -248,7 +248,7 @@ fn build<'p>(kit: &mut Kit, plan: &'p Plan) -> Result<Option<Ready<'p>>> {
     sysctl::apply(&plan.sysctls, &proc)?;
     rootfs.finish(&plan.rootfs)?;
     let Some(program) = program else { return Ok(None) };
-    program.labels.apply(&proc)?;
+    program.labels.apply_here_or_now(&proc)?;
     ready(program, &kit.channel).map(Some)
 }
 

@@ -4,6 +4,8 @@ use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context;
+
 use crate::error::hinted;
 
 /// The whole command line.
@@ -146,6 +148,8 @@ pub struct CreateOptions {
     pub pidfd_socket: Option<PathBuf>,
     /// `--pid-file`: gets the process id in decimal digits.
     pub pid_file: Option<PathBuf>,
+    /// `--userns auto`: an ordinary user's container without a user namespace gets one.
+    pub auto_userns: bool,
     /// `--no-pivot`: move the root instead of pivot_root(2).
     pub no_pivot: bool,
     /// `--no-new-keyring`: keep the caller's session keyring.
@@ -353,6 +357,8 @@ pub struct CheckOptions {
     pub bundle: PathBuf,
     /// `--config`: read instead of the bundle's `config.json`.
     pub config: Option<PathBuf>,
+    /// `--userns auto`, as `create` takes it.
+    pub auto_userns: bool,
     /// `--plan`: print the steps of `create` as well.
     pub plan: bool,
     /// `--format`
@@ -400,7 +406,9 @@ pub struct StateRoot {
 pub fn state_root(given: Option<&Path>, caller: &Caller) -> anyhow::Result<StateRoot> {
     if let Some(path) = given {
         check_root(path)?;
-        return Ok(StateRoot { path: path.into(), explicit: true, sticky: false });
+        // the bundle becomes the working directory later
+        let path = std::path::absolute(path).context("--root")?;
+        return Ok(StateRoot { path, explicit: true, sticky: false });
     }
     let named_root = caller.user.as_deref().is_some_and(|user| user == "root");
     let unprivileged = caller.euid != 0 || (caller.in_user_namespace && !named_root);

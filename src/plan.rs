@@ -26,6 +26,7 @@ use crate::seccomp;
 use crate::security_labels::{self, Labels};
 use crate::sys::terminal::Size;
 use crate::sysctl::{self, Sysctl};
+use crate::user_namespace;
 
 /// What the options of the command add to the configuration.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +41,8 @@ pub struct Request {
     pub preserve_fds: u32,
     /// Those among them that came by socket activation (sd_listen_fds(3)).
     pub listen_fds: u32,
+    /// An ordinary user's container without a user namespace gets one.
+    pub auto_userns: bool,
     /// No cgroup of its own.
     pub no_cgroup: bool,
     /// What an ordinary user may not do with cgroups.
@@ -154,10 +157,11 @@ impl Program {
             .collect();
         lines.extend(self.inherited.describe());
         lines.extend(self.scheduling.describe());
-        lines.push(format!(
-            "user {}, group {}, more groups {:?}",
-            credentials.uid, credentials.gid, credentials.additional_gids
-        ));
+        let groups = match credentials.keep_groups {
+            true => "the caller's".to_owned(),
+            false => format!("{:?}", credentials.additional_gids),
+        };
+        lines.push(format!("user {}, group {}, more groups {groups}", credentials.uid, credentials.gid));
         lines.push(format!(
             "capabilities: bounding {:#x}, effective {:#x}, permitted {:#x}, inheritable {:#x}, ambient {:#x}",
             credentials.bounding,
@@ -223,16 +227,21 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
     let may_restrict = landlock::may_restrict(no_new_privileges, held);
     let landlock = landlock::plan(spec.annotations().as_ref(), request.landlock_abi, may_restrict, findings);
     let inherited = Inherited { landlock, ..inherited::plan(linux, findings) };
-    let program = spec
-        .process()
-        .as_ref()
-        .map(|process| Program { inherited, ..program(process, "process.", request, host, held, findings) });
+    let annotations = annotations(spec);
+    let program = spec.process().as_ref().map(|process| {
+        let mut program =
+            Program { inherited, ..program(process, "process.", request, host, held, findings) };
+        program.credentials.heed(&annotations, "process.", findings);
+        user_namespace::check_user(&program.credentials, &namespaces, host, findings);
+        program
+    });
+    user_namespace::check(&namespaces, host, findings);
     other_platforms(spec, findings);
     Plan {
         id: request.id.clone(),
         oci_version: spec.version().clone(),
         bundle: bundle.to_owned(),
-        annotations: spec.annotations().iter().flatten().map(|(k, v)| (k.clone(), v.clone())).collect(),
+        annotations,
         rdt: resctrl::plan(linux, &request.id, request.resctrl.as_deref(), findings),
         net_devices: network::plan(linux, namespaces.has(Kind::Network), findings),
         namespaces,
@@ -277,8 +286,7 @@ fn cgroup(
 
 /// What the container's cgroup is to be, whether or not this user may make it.
 fn cgroup_of(spec: &Spec, request: &Request, host: &Host, findings: &mut Findings) -> Option<cgroups::Plan> {
-    let annotations: BTreeMap<String, String> =
-        spec.annotations().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect();
+    let annotations = annotations(spec);
     let maker = match &host.systemd {
         Some(manager) => Maker::Systemd(manager.facts(), &annotations),
         None => Maker::Us,
@@ -286,6 +294,10 @@ fn cgroup_of(spec: &Spec, request: &Request, host: &Host, findings: &mut Finding
     let linux = spec.linux().as_ref();
     (!request.no_cgroup)
         .then(|| cgroups::plan(&host.layout, &request.id, linux, host.rootless, maker, findings))
+}
+
+fn annotations(spec: &Spec) -> BTreeMap<String, String> {
+    spec.annotations().iter().flatten().map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 /// Whether `linux.resources` has more than device rules, which every engine gives.

@@ -43,6 +43,18 @@ impl Proc {
         Ok(Self(root))
     }
 
+    /// Writes like [`Self::write`], and where that is refused through the `/proc` that this process has by now, after the same
+    /// checks. For files that are not of one process: another instance has other numbers.
+    pub fn write_here_or_now(&self, path: &Path, bytes: &[u8]) -> nix::Result<()> {
+        match self.write(path, bytes) {
+            Err(errno) if is_out_of_reach(errno) => match Self::open() {
+                Ok(now) => now.write(path, bytes).map_err(|_| errno),
+                Err(_) => Err(errno),
+            },
+            result => result,
+        }
+    }
+
     /// The root directory.
     pub fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
@@ -74,6 +86,12 @@ impl Proc {
     pub fn own_dir(&self) -> nix::Result<PathBuf> {
         readlinkat(&self.0, "self").map(PathBuf::from)
     }
+}
+
+/// Whether this instance may be out of reach and another one not: it is of a root that has been left, which AppArmor refuses
+/// inside of another container, or it is covered or read-only there.
+pub fn is_out_of_reach(errno: Errno) -> bool {
+    matches!(errno, Errno::EACCES | Errno::EPERM | Errno::EROFS | Errno::EXDEV)
 }
 
 fn errno(error: std::io::Error) -> Errno {

@@ -288,6 +288,11 @@ impl Released {
         wait_for_program(&self.channel, cgroup)
     }
 
+    /// Passes a signal on. It may have ended in this moment, which nobody has to hear.
+    pub fn signal(&self, number: i32) {
+        let _sent = pidfd_send_signal(self.pidfd.as_fd(), number);
+    }
+
     /// Ends it, and whatever it runs by now.
     pub fn kill(&self) {
         if pidfd_send_signal(self.pidfd.as_fd(), libc::SIGKILL).is_ok() {

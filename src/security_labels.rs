@@ -8,7 +8,7 @@ use nix::sys::statfs::{FsType, statfs};
 use oci_spec::runtime::Process;
 
 use crate::findings::Findings;
-use crate::proc::Proc;
+use crate::proc::{self, Proc};
 
 /// `SELINUX_MAGIC` of statfs(2).
 const SELINUX_MAGIC: FsType = FsType(0xf97c_ff8c_u32 as _);
@@ -76,6 +76,17 @@ impl Labels {
     pub fn apply(&self, proc: &Proc) -> anyhow::Result<()> {
         self.apply_apparmor(proc)?;
         self.apply_selinux(proc)
+    }
+
+    /// The same, and where that is refused, through the `/proc` that this process has by now: AppArmor refuses what lies in a
+    /// root that has been left, as when berth runs inside of another container.
+    pub fn apply_here_or_now(&self, proc: &Proc) -> anyhow::Result<()> {
+        let Err(refused) = self.apply(proc) else { return Ok(()) };
+        match crate::error::errno(&refused).filter(|errno| proc::is_out_of_reach(*errno)) {
+            // another instance may know this process by another number
+            Some(_) => Proc::open().and_then(|now| self.apply(&now)).map_err(|_| refused),
+            None => Err(refused),
+        }
     }
 
     /// The AppArmor profile alone.

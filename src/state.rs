@@ -22,12 +22,12 @@ use procfs::ProcError;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroups::Cgroup;
-use crate::error::{DoesNotExist, phrases};
+use crate::error::{DoesNotExist, Hinted, hinted, phrases};
 use crate::gate;
 use crate::inherited::Inherited;
 use crate::plan::Plan;
 use crate::resctrl::Group;
-use crate::sys::tasks::pidfd_open;
+use crate::sys::tasks::{self, pidfd_open};
 
 const STATE: &str = "state.json";
 const CONFIG: &str = "config.json";
@@ -38,17 +38,33 @@ const SECCOMP: &str = "seccomp.bpf";
 pub struct Process {
     /// The pid on the host.
     pub pid: i32,
-    /// Clock ticks after boot (proc_pid_stat(5), field 22).
+    /// Clock ticks after boot (proc_pid_stat(5), field 22). 0 where `/proc` hides the process.
     pub start_time: u64,
+    /// Then the number that the kernel gives each process once (pidfs, Linux 6.9).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub serial: Option<u64>,
 }
 
 impl Process {
     /// The process with this pid now.
     pub fn find(pid: Pid) -> Result<Self> {
-        let stat = procfs::process::Process::new(pid.as_raw())
-            .and_then(|process| process.stat())
-            .with_context(|| format!("look at process {pid}"))?;
-        Ok(Self { pid: pid.as_raw(), start_time: stat.starttime })
+        let context = || format!("look at process {pid}");
+        let stat = procfs::process::Process::new(pid.as_raw()).and_then(|process| process.stat());
+        let found = Self { pid: pid.as_raw(), start_time: 0, serial: None };
+        match stat {
+            Ok(stat) => Ok(Self { start_time: stat.starttime, ..found }),
+            Err(ProcError::NotFound(_)) => {
+                let pidfd = pidfd_open(pid).with_context(context)?;
+                match tasks::serial(pidfd.as_fd()) {
+                    Some(serial) => Ok(Self { serial: Some(serial), ..found }),
+                    None => Err(hinted(
+                        format!("{}: /proc does not show it", context()),
+                        "/proc is mounted with hidepid; Linux before 6.9 needs it without that, or with gid= of a group of the user",
+                    )),
+                }
+            }
+            Err(error) => Err(kernels_error(error)).with_context(context),
+        }
     }
 
     /// A pidfd, if the process is still the same one and alive. An error when that cannot be found out, which must not be
@@ -60,15 +76,18 @@ impl Process {
             Err(Errno::ESRCH | Errno::EINVAL) => return Ok(None),
             Err(errno) => return Err(errno).with_context(context),
         };
-        let stat = match procfs::process::Process::new(self.pid).and_then(|process| process.stat()) {
-            Ok(stat) => stat,
-            Err(ProcError::NotFound(_)) => return Ok(None),
-            Err(error) => return Err(error).with_context(context),
+        let same = match self.serial {
+            Some(serial) => tasks::serial(pidfd.as_fd()) == Some(serial),
+            None => match procfs::process::Process::new(self.pid).and_then(|process| process.stat()) {
+                Ok(stat) => stat.starttime == self.start_time,
+                Err(ProcError::NotFound(_)) => return Ok(None),
+                Err(error) => return Err(kernels_error(error)).with_context(context),
+            },
         };
         // readable once all its threads have ended
         let mut ended = [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)];
         let ended = poll(&mut ended, PollTimeout::ZERO).with_context(context)? > 0;
-        Ok((stat.starttime == self.start_time && !ended).then_some(pidfd))
+        Ok((same && !ended).then_some(pidfd))
     }
 }
 
@@ -77,7 +96,7 @@ impl Process {
     pub fn is_ending(self) -> bool {
         const PF_EXITING: u32 = 4;
         const KILLED: u64 = 1 << (libc::SIGKILL - 1);
-        let Ok(process) = procfs::process::Process::new(self.pid) else { return true };
+        let Ok(process) = procfs::process::Process::new(self.pid) else { return self.serial.is_none() };
         process.stat().is_ok_and(|stat| stat.flags & PF_EXITING != 0)
             || process.status().is_ok_and(|status| (status.sigpnd | status.shdpnd) & KILLED != 0)
     }
@@ -194,7 +213,7 @@ impl Root {
             made.push(part);
             match nix::unistd::mkdir(&made, Mode::from_bits_truncate(0o700)) {
                 Ok(()) | Err(Errno::EEXIST) => {}
-                Err(errno) => return Err(errno).with_context(|| format!("--root: make {made:?}")),
+                Err(errno) => return Err(no_place(errno, format!("--root: make {made:?}"))),
             }
         }
         if sticky {
@@ -208,7 +227,7 @@ impl Root {
     /// Opens the directory.
     pub fn open(path: &Path) -> Result<Self> {
         let fd = open(path, OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-            .with_context(|| format!("--root: open {path:?}"))?;
+            .map_err(|errno| no_place(errno, format!("--root: open {path:?}")))?;
         Ok(Self { path: path.to_owned(), fd })
     }
 
@@ -266,6 +285,27 @@ impl Root {
         }
         ids.sort();
         Ok(ids)
+    }
+}
+
+/// An error of reading `/proc`, with the kernel's own at its end where it is one.
+fn kernels_error(error: ProcError) -> anyhow::Error {
+    match error {
+        ProcError::Io(error, _) => error.into(),
+        other => other.into(),
+    }
+}
+
+/// The state directory cannot be had.
+fn no_place(errno: Errno, message: String) -> anyhow::Error {
+    match errno {
+        Errno::EACCES | Errno::EROFS => anyhow::Error::new(errno).context(Hinted {
+            message,
+            hint: "the containers' state needs a directory that this user can write to: name one with --root, or set \
+                   XDG_RUNTIME_DIR, where an ordinary user's is kept"
+                .to_owned(),
+        }),
+        _ => anyhow::Error::new(errno).context(message),
     }
 }
 
@@ -531,10 +571,19 @@ mod tests {
     }
 
     #[test]
+    fn a_hidden_process_is_known_by_its_serial_number() {
+        let pid = nix::unistd::getpid();
+        let Some(serial) = tasks::serial(pidfd_open(pid).unwrap().as_fd()) else { return };
+        let hidden = |serial| Process { pid: pid.as_raw(), start_time: 0, serial: Some(serial) };
+        assert!(hidden(serial).open().unwrap().is_some());
+        assert!(hidden(serial + 1).open().unwrap().is_none());
+    }
+
+    #[test]
     fn a_process_is_known_by_its_start_time() {
         let ours = Process::find(nix::unistd::getpid()).unwrap();
         assert!(ours.open().unwrap().is_some());
         assert!(Process { start_time: ours.start_time + 1, ..ours }.open().unwrap().is_none());
-        assert!(Process { pid: i32::MAX, start_time: 1 }.open().unwrap().is_none());
+        assert!(Process { pid: i32::MAX, start_time: 1, serial: None }.open().unwrap().is_none());
     }
 }

@@ -87,7 +87,7 @@ pub fn apply(sysctls: &[Sysctl], proc: &Proc) -> anyhow::Result<()> {
     for sysctl in sysctls {
         let what =
             || format!("linux.sysctl: write {:?} to \"/proc/sys/{}\"", sysctl.value, sysctl.path.display());
-        let answer = proc.write(&Path::new("sys").join(&sysctl.path), sysctl.value.as_bytes());
+        let answer = proc.write_here_or_now(&Path::new("sys").join(&sysctl.path), sysctl.value.as_bytes());
         match answer {
             Ok(()) => {}
             Err(errno @ Errno::ENOENT) => {

@@ -9,12 +9,14 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::poll::PollFlags;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
 };
 use nix::sys::stat::Mode;
+use nix::sys::termios::SpecialCharacterIndices::VEOF;
 use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
-use nix::unistd::{read, write};
+use nix::unistd::{getpgrp, read, tcgetpgrp, write};
 
 use crate::sys::terminal::{self, Size};
 
@@ -76,32 +78,56 @@ impl Receiver {
     }
 }
 
+/// Does something to our terminal as a job of a shell does: in the background that stops this process until it is brought to the
+/// foreground (termios(3), "tcsetattr" and tty_ioctl(4); SIGTTIN and SIGTTOU are blocked otherwise).
+fn as_a_job<T>(act: impl FnOnce() -> T) -> T {
+    let signals = SigSet::from_iter([Signal::SIGTTIN, Signal::SIGTTOU]);
+    // a mask that cannot be changed leaves the terminal to whoever has it
+    let _stoppable = signals.thread_unblock();
+    let result = act();
+    let _blocked = signals.thread_block();
+    result
+}
+
+/// False when a shell has given the terminal to another of its jobs.
+fn in_foreground() -> bool {
+    tcgetpgrp(std::io::stdin()).map_or(true, |group| group == getpgrp())
+}
+
 /// The caller's terminal in raw mode; as it was when this is dropped.
 #[derive(Debug)]
 struct Raw {
-    before: Option<Termios>,
+    /// How it was and how it is, when standard input is a terminal.
+    settings: Option<(Termios, Termios)>,
 }
 
 impl Raw {
     fn enter() -> Self {
         let stdin = std::io::stdin();
-        let before = termios::tcgetattr(stdin.as_fd()).ok();
-        if let Some(before) = &before {
-            let mut raw = before.clone();
-            termios::cfmakeraw(&mut raw);
-            // the container's terminal gives bare line feeds, and this one makes whole line ends of them
-            raw.output_flags.insert(OutputFlags::OPOST);
-            if termios::tcsetattr(stdin.as_fd(), SetArg::TCSADRAIN, &raw).is_err() {
-                return Self { before: None };
-            }
+        let Ok(before) = termios::tcgetattr(stdin.as_fd()) else { return Self { settings: None } };
+        let mut raw = before.clone();
+        termios::cfmakeraw(&mut raw);
+        // the container's terminal gives bare line feeds, and this one makes whole line ends of them
+        raw.output_flags.insert(OutputFlags::OPOST);
+        match as_a_job(|| termios::tcsetattr(stdin.as_fd(), SetArg::TCSADRAIN, &raw)) {
+            Ok(()) => Self { settings: Some((before, raw)) },
+            Err(_) => Self { settings: None },
         }
-        Self { before }
+    }
+
+    /// After a shell has let us go on: it may have changed the terminal meanwhile.
+    fn again(&self) {
+        if let Some((_, raw)) = self.settings.as_ref().filter(|_| in_foreground()) {
+            // the terminal may have gone
+            let _set = termios::tcsetattr(std::io::stdin().as_fd(), SetArg::TCSADRAIN, raw);
+        }
     }
 }
 
 impl Drop for Raw {
     fn drop(&mut self) {
-        if let Some(before) = &self.before {
+        // in the background it is another job's, and the shell has put it right for that one
+        if let Some((before, _)) = self.settings.as_ref().filter(|_| in_foreground()) {
             // the terminal may have gone
             let _restored = termios::tcsetattr(std::io::stdin().as_fd(), SetArg::TCSADRAIN, before);
         }
@@ -111,14 +137,17 @@ impl Drop for Raw {
 /// A container's terminal between the pty's master and our standard streams.
 #[derive(Debug)]
 pub struct Relay {
-    master: OwnedFd,
+    /// `None` once our terminal has hung up, which hangs the container's up as well.
+    master: Option<OwnedFd>,
     /// Input that the master has not taken yet. More is read once it is empty.
     pending: Vec<u8>,
+    /// Nothing has been typed since the last line end.
+    at_line_start: bool,
     input_open: bool,
     output_open: bool,
     /// Nobody reads our standard output any more: what comes is thrown away, so that the program is not stuck for ever.
     discard: bool,
-    _raw: Raw,
+    raw: Raw,
 }
 
 impl Relay {
@@ -132,12 +161,13 @@ impl Relay {
         settings.output_flags.remove(OutputFlags::ONLCR);
         termios::tcsetattr(&master, SetArg::TCSANOW, &settings).context("set the terminal up")?;
         let relay = Self {
-            master,
+            master: Some(master),
             pending: Vec::new(),
+            at_line_start: true,
             input_open: true,
             output_open: true,
             discard: false,
-            _raw: Raw::enter(),
+            raw: Raw::enter(),
         };
         relay.resize();
         Ok(relay)
@@ -145,47 +175,58 @@ impl Relay {
 
     /// Gives the container's terminal the size of ours, where ours has one.
     pub fn resize(&self) {
-        let size =
-            terminal::size(std::io::stdin().as_fd()).or_else(|_| terminal::size(std::io::stdout().as_fd()));
+        let Some(master) = &self.master else { return };
+        let size = terminal::size(std::io::stdin().as_fd())
+            .or_else(|_| terminal::size(std::io::stdout().as_fd()))
+            .or_else(|_| terminal::size(std::io::stderr().as_fd()));
         if let Some(size) = size.ok().filter(|size| *size != (Size { height: 0, width: 0 })) {
             // the container may have ended
-            let _resized = terminal::set_size(self.master.as_fd(), size);
+            let _resized = terminal::set_size(master.as_fd(), size);
         }
     }
 
-    /// What to wait for: (our standard input, the master).
-    pub fn interest(&self) -> (PollFlags, PollFlags) {
-        let mut input = PollFlags::empty();
-        let mut master = PollFlags::empty();
-        if self.input_open && self.pending.is_empty() {
-            input |= PollFlags::POLLIN;
-        }
-        if !self.pending.is_empty() {
-            master |= PollFlags::POLLOUT;
-        }
-        if self.output_open {
-            master |= PollFlags::POLLIN;
-        }
-        (input, master)
+    /// We were stopped and go on: our terminal may be another one's by now, and of another size.
+    pub fn go_on(&self) {
+        self.raw.again();
+        self.resize();
     }
 
-    /// True until the container's side is closed and all its output has been passed on.
-    pub fn is_open(&self) -> bool {
-        self.output_open
+    /// What to wait for on our standard input; `None` when it has ended. An end of the connection is told in any case.
+    pub fn input_interest(&self) -> Option<PollFlags> {
+        match self.pending.is_empty() {
+            _ if !self.input_open => None,
+            true => Some(PollFlags::POLLIN),
+            // only to hear that the terminal has hung up: a pipe's end would be told again and again
+            false => self.is_on_a_terminal().then_some(PollFlags::empty()),
+        }
     }
 
-    /// The master.
-    pub fn master(&self) -> BorrowedFd<'_> {
-        self.master.as_fd()
+    /// The master and what to wait for there, until the container's side is closed and all its output has been passed on.
+    pub fn master_interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        let master = self.master.as_ref().filter(|_| self.output_open)?;
+        let input = if self.pending.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
+        Some((master.as_fd(), PollFlags::POLLIN | input))
     }
 
-    /// Our standard input can be read.
-    pub fn take_input(&mut self) {
+    fn is_on_a_terminal(&self) -> bool {
+        self.raw.settings.is_some()
+    }
+
+    /// Something has happened at our standard input.
+    pub fn take_input(&mut self, events: PollFlags) {
+        if events.contains(PollFlags::POLLHUP) && self.is_on_a_terminal() {
+            // the last descriptor of the master: the kernel hangs the container's terminal up
+            (self.master, self.input_open, self.output_open) = (None, false, false);
+            return;
+        }
         let mut buffer = [0_u8; 8192];
-        match read(std::io::stdin().as_fd(), &mut buffer) {
-            Ok(0) => self.input_open = false,
+        let mut reading = || read(std::io::stdin().as_fd(), &mut buffer);
+        match if self.is_on_a_terminal() { as_a_job(reading) } else { reading() } {
+            Ok(0) => self.end_input(),
             Ok(length) => {
-                self.pending.extend_from_slice(buffer.get(..length).unwrap_or_default());
+                let typed = buffer.get(..length).unwrap_or_default();
+                self.at_line_start = typed.ends_with(b"\n");
+                self.pending.extend_from_slice(typed);
                 self.give_input();
             }
             Err(Errno::EINTR | Errno::EAGAIN) => {}
@@ -193,9 +234,22 @@ impl Relay {
         }
     }
 
+    /// What came from a file or a pipe is at its end: whoever reads from the container's terminal hears it as people tell it, with
+    /// Ctrl-D; in the middle of a line the first one only ends that.
+    fn end_input(&mut self) {
+        self.input_open = false;
+        let settings = self.master.as_ref().and_then(|master| termios::tcgetattr(master).ok());
+        let end = settings.and_then(|settings| settings.control_chars.get(VEOF as usize).copied());
+        if let Some(end) = end.filter(|end| *end != 0 && !self.is_on_a_terminal()) {
+            self.pending.extend(std::iter::repeat_n(end, if self.at_line_start { 1 } else { 2 }));
+            self.give_input();
+        }
+    }
+
     /// The master takes input.
     pub fn give_input(&mut self) {
-        match write(&self.master, &self.pending) {
+        let Some(master) = &self.master else { return };
+        match write(master, &self.pending) {
             Ok(length) => {
                 self.pending.drain(..length);
             }
@@ -209,8 +263,9 @@ impl Relay {
 
     /// The master has output. Passed on before more is read: whoever reads slowly slows the container down.
     pub fn take_output(&mut self) {
+        let Some(master) = &self.master else { return };
         let mut buffer = [0_u8; 32 * 1024];
-        match read(&self.master, &mut buffer) {
+        match read(master, &mut buffer) {
             // EIO: nobody has the other side open
             Ok(0) | Err(Errno::EIO) => self.output_open = false,
             Ok(length) => {

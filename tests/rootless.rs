@@ -5,45 +5,13 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
-use std::os::unix::process::CommandExt;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use serde_json::{Value, json};
-use support::{Bundle, Said, View, bundle, cgroup_of, only_berth, only_v2, say, shell, skip, unique};
-
-const USER: u32 = 12345;
-
-/// The user's own copy of the binary and a bundle whose user namespace maps just that user.
-fn users(script: &str) -> Option<Bundle> {
-    let b = bundle(script)?;
-    if !only_berth("the others want other things of the host") {
-        return None;
-    }
-    let b = b.namespace("user", None).with(|c| {
-        let one = json!([{ "containerID": 0, "hostID": USER, "size": 1 }]);
-        c["linux"]["uidMappings"] = one.clone();
-        c["linux"]["gidMappings"] = one;
-        c["linux"]["resources"] = Value::Null;
-        c["mounts"].as_array_mut().unwrap().retain(|mount| mount["type"] != "cgroup");
-    });
-    b.save();
-    support::copy_program(&support::runtime(), &b.scratch().join("berth"));
-    fs::create_dir(b.scratch().join("runtime-dir")).unwrap();
-    fs::set_permissions(b.scratch(), fs::Permissions::from_mode(0o755)).unwrap();
-    for path in [b.scratch().to_owned(), b.scratch().join("runtime-dir"), b.dir()] {
-        chown(path, Some(USER), Some(USER)).unwrap();
-    }
-    Some(b)
-}
-
-fn as_user(b: &Bundle, args: &[&str]) -> Said {
-    let mut command = Command::new(b.scratch().join("berth"));
-    command.args(args).current_dir(b.dir()).uid(USER).gid(USER).stdin(Stdio::null());
-    command.env_clear().env("XDG_RUNTIME_DIR", b.scratch().join("runtime-dir"));
-    say(&mut command)
-}
+use serde_json::json;
+use support::user::{USER, as_user, users};
+use support::{Bundle, Said, View, cgroup_of, only_v2, say, shell, skip, unique};
 
 #[test]
 fn a_container_of_an_ordinary_user_runs_and_leaves_nothing() {

@@ -4,24 +4,15 @@
 
 mod support;
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixListener;
-use std::process::{Child, Command};
 
-use berth::sys::terminal::{Size, number, peer, set_size, size, unlock};
+use berth::sys::terminal::{Size, set_size, size};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-use serde_json::json;
-use support::{Bundle, DEADLINE, bundle, child_ended, only_berth, readable};
-
-fn terminal(script: &str) -> Option<Bundle> {
-    Some(bundle(script)?.with(|c| {
-        c["process"]["terminal"] = json!(true);
-        c["process"]["consoleSize"] = json!({ "height": 33, "width": 99 });
-    }))
-}
+use support::terminal::{Session, foreground, read_until, terminal};
+use support::{DEADLINE, bundle, child_ended, only_berth, readable};
 
 /// Accepts one connection and takes the one descriptor that its one message may hold.
 fn receive(listener: &UnixListener) -> OwnedFd {
@@ -41,26 +32,6 @@ fn receive(listener: &UnixListener) -> OwnedFd {
     stream.read_to_end(&mut rest).unwrap();
     assert!(rest.is_empty(), "one message only: {rest:?}");
     master
-}
-
-/// Reads from a master until `done` says so or all slaves are closed.
-fn read_until(master: &mut File, done: impl Fn(&str) -> bool) -> String {
-    let mut text = Vec::new();
-    loop {
-        let so_far = String::from_utf8_lossy(&text).into_owned();
-        if done(&so_far) {
-            return so_far;
-        }
-        assert!(readable(master.as_fd(), DEADLINE), "only {so_far:?} arrived");
-        let mut part = [0; 1024];
-        match master.read(&mut part) {
-            Ok(count) => text.extend(&part[..count]),
-            Err(e) if e.raw_os_error() == Some(libc::EIO) => {
-                return String::from_utf8_lossy(&text).into_owned();
-            }
-            Err(e) => panic!("{e}"),
-        }
-    }
 }
 
 #[test]
@@ -117,43 +88,6 @@ fn a_console_socket_that_is_missing_is_an_error_that_leaves_nothing() {
     let Some(b) = terminal("true") else { return };
     b.try_create(&["--console-socket", "missing"]).fails(1, "no such file or directory");
     b.assert_nothing_left();
-}
-
-/// The runtime on a terminal of its own.
-struct Session {
-    master: File,
-    child: Child,
-}
-
-impl Session {
-    fn start(runtime: &Command) -> Self {
-        let master =
-            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/ptmx").unwrap();
-        unlock(master.as_fd()).unwrap();
-        assert!(number(master.as_fd()).is_ok());
-        set_size(master.as_fd(), Size { height: 41, width: 123 }).unwrap();
-        let slave = File::from(peer(master.as_fd()).unwrap());
-        let mut command = Command::new("busybox");
-        command.args(["setsid", "-c"]).arg(runtime.get_program()).args(runtime.get_args());
-        command.current_dir(runtime.get_current_dir().unwrap());
-        command.stdin(slave.try_clone().unwrap()).stdout(slave.try_clone().unwrap()).stderr(slave);
-        let child = command.spawn().unwrap();
-        Self { master, child }
-    }
-
-    fn end(&mut self) -> (String, i32) {
-        let text = read_until(&mut self.master, |_| false);
-        assert!(child_ended(&self.child, DEADLINE));
-        (text, self.child.wait().unwrap().code().unwrap())
-    }
-}
-
-fn foreground(script: &str) -> Option<(Bundle, Session)> {
-    let b = terminal(script)?.with(|c| {
-        c["process"].as_object_mut().unwrap().remove("consoleSize");
-    });
-    let session = Session::start(&b.launch_command("run", &[], &b.id));
-    Some((b, session))
 }
 
 #[test]

@@ -286,12 +286,17 @@ const NO_SUBREAPER: Opt = Opt::flag("no-subreaper", "Do not adopt the orphans of
 const PIDFD_SOCKET: Opt = Opt::path("pidfd-socket", "SOCKET", "Send a pidfd of the process to this socket");
 const PID_FILE: Opt = Opt::path("pid-file", "FILE", "Write the process id to FILE");
 
+const USERNS: Opt =
+    Opt::value("userns", "auto", "Give an ordinary user's bundle a user namespace if it has none")
+        .words(&["auto"]);
+
 const CREATE: &[Opt] = &[
     CONFIG.short('f'),
     PID_FILE,
     CONSOLE_SOCKET,
     PIDFD_SOCKET,
     Opt::value("preserve-fds", "N", "Pass N more descriptors, after those of LISTEN_FDS"),
+    USERNS,
     Opt::flag("no-pivot", "Move the root instead of pivot_root(2), for a root in RAM"),
     Opt::flag("no-new-keyring", "Keep the caller's session keyring"),
 ];
@@ -348,6 +353,7 @@ const LISTING_FORMAT: Opt =
 
 const CHECK: &[Opt] = &[
     CONFIG,
+    USERNS,
     Opt::flag("plan", "Also print what create would do on this host, without doing it"),
     Opt::value("format", "text|json", "How to print [default: text]").short('f').words(&["text", "json"]),
 ];

@@ -101,6 +101,7 @@ const LIMITS: &[(&str, &str, Kind)] = &[
     ("blkio-weight", "blockIO.weight", Kind::Number),
     ("pids-limit", "pids.limit", Kind::Number),
 ];
+const USERNS: &[(&str, bool)] = &[("auto", true)];
 const SHELLS: &[(&str, Shell)] = &[("bash", Shell::Bash), ("zsh", Shell::Zsh), ("fish", Shell::Fish)];
 
 impl Argv {
@@ -112,6 +113,7 @@ impl Argv {
             console_socket: self.path("console-socket"),
             pidfd_socket: self.path("pidfd-socket"),
             pid_file: self.path("pid-file"),
+            auto_userns: self.choice("userns", USERNS)?.unwrap_or_default(),
             no_pivot: self.on("no-pivot"),
             no_new_keyring: self.on("no-new-keyring"),
             preserve_fds: self.preserve_fds()?,
@@ -250,6 +252,7 @@ impl Argv {
         Ok(CheckOptions {
             bundle: self.bundle(),
             config: self.path("config"),
+            auto_userns: self.choice("userns", USERNS)?.unwrap_or_default(),
             plan: self.on("plan"),
             format: self.choice("format", CHECK_FORMATS)?.unwrap_or_default(),
         })

@@ -203,7 +203,8 @@ impl Attach<'_> {
             }
             mount
         } else {
-            self.fresh(kind, source, mode, first_attributes(self.step))?
+            self.fresh(kind, source, mode, first_attributes(self.step))
+                .map_err(|error| self.too_revealing(kind, error))?
         };
         self.propagate(mount.as_fd())?;
         if self.step.options.copy_up {
@@ -216,6 +217,19 @@ impl Attach<'_> {
             }
         }
         self.place(mount, target)
+    }
+
+    /// A user namespace gets no new procfs or sysfs that shows more than the one that is there (mount_namespaces(7), "Restrictions").
+    fn too_revealing(&self, kind: &CStr, error: anyhow::Error) -> anyhow::Error {
+        let refused = crate::error::errno(&error) == Some(Errno::EPERM);
+        if !refused || !self.plan.user_namespace || !(kind == c"proc" || kind == c"sysfs") {
+            return error;
+        }
+        hinted(
+            crate::error::text(&error),
+            "in a user namespace this needs one around berth with nothing mounted over its parts: start the container that berth is in \
+             without maskedPaths and readonlyPaths",
+        )
     }
 
     /// A new instance of a file system, detached.

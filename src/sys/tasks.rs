@@ -137,6 +137,15 @@ pub fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
 
+/// The number of a pidfd's process that no other one has until the next boot: the inode of pidfs, which the kernel has from 6.9
+/// on; `None` before.
+pub fn serial(pidfd: BorrowedFd<'_>) -> Option<u64> {
+    const PIDFS_MAGIC: i64 = 0x5049_4446;
+    let magic = nix::sys::statfs::fstatfs(pidfd).ok()?.filesystem_type().0;
+    (i64::try_from(magic).ok()? == PIDFS_MAGIC)
+        .then(|| nix::sys::stat::fstat(pidfd).ok().map(|stat| stat.st_ino))?
+}
+
 /// pidfd_send_signal(2). The signal is a number because real-time signals have no name in `nix`; 0 only asks.
 pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> nix::Result<()> {
     // SAFETY: plain integers and a null siginfo.
@@ -220,12 +229,20 @@ pub fn settle_signals() {
 
 /// Every signal back to its default action and none blocked: what a new program expects.
 pub fn reset_signals() -> nix::Result<()> {
-    for number in 1..=libc::SIGRTMAX() {
-        if number == libc::SIGKILL || number == libc::SIGSTOP {
-            continue;
-        }
-        // SAFETY: SIG_DFL is a valid action for each of them; numbers that the C library keeps for itself are refused.
-        unsafe { libc::signal(number, libc::SIG_DFL) };
+    // the kernel's structure: SIG_DFL, no flags, no restorer, an empty mask. The C library would leave out the numbers that it
+    // keeps for itself, which a caller with another one can have ignored
+    let default = [0_u64; 4];
+    for number in 1..=64 {
+        // SAFETY: the structure lives across the call and the size is that of its mask; SIGKILL and SIGSTOP are refused.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                number,
+                default.as_ptr(),
+                std::ptr::null_mut::<u64>(),
+                size_of::<u64>(),
+            )
+        };
     }
     nix::sys::signal::SigSet::empty().thread_set_mask()
 }

@@ -14,6 +14,8 @@
 
 mod bundle;
 mod kernel;
+pub mod terminal;
+pub mod user;
 mod view;
 mod wait;
 

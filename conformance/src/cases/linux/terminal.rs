@@ -1,7 +1,7 @@
 //! Terminals, received over a console socket as runc's command line has it.
 
 use std::io::IoSliceMut;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::mpsc;
 use std::thread;
@@ -13,6 +13,7 @@ use serde_json::json;
 use crate::bundle::Bundle;
 use crate::case::{Outcome, equal, failed, holds};
 use crate::seen::Seen;
+use crate::sys;
 use crate::trial::Trial;
 
 /// The descriptors that arrive with a first message, its bytes, and the connection.
@@ -26,18 +27,12 @@ pub fn receive(listener: &UnixListener) -> std::io::Result<(Vec<OwnedFd>, Vec<u8
     let mut descriptors = Vec::new();
     for control in message.cmsgs()? {
         if let ControlMessageOwned::ScmRights(numbers) = control {
-            descriptors.extend(numbers.into_iter().map(owned));
+            descriptors.extend(numbers.into_iter().map(sys::received));
         }
     }
     let length = message.bytes;
     buffer.truncate(length);
     Ok((descriptors, buffer, stream))
-}
-
-#[allow(unsafe_code)]
-fn owned(number: RawFd) -> OwnedFd {
-    // SAFETY: the kernel has just given us this number with a message, and nobody else has it.
-    unsafe { OwnedFd::from_raw_fd(number) }
 }
 
 /// A started container with a terminal; what the probe in it reports, from the terminal.

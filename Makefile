@@ -7,7 +7,7 @@ T ?= 10
 WORKLOADS ?= default,docker,exec,exec-docker,state,kill,delete,delete-force
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test lint test-unit test-integration test-engines test-vm fuzz bench install completions clean deps-build deps-test
+.PHONY: help run build test lint test-unit test-integration conformance test-engines test-vm fuzz bench install completions clean deps-build deps-test
 
 help: ## list the targets
 	@awk 'BEGIN { FS = ":.*## " } /^[a-z-]+:.*## / { printf "make %-17s %s\n", $$1, $$2 }' Makefile
@@ -19,7 +19,7 @@ build: ## build the static release binary and leave it as build/berth
 	@scripts/build
 
 test: deps-test ## install what the tests need, then lint and run all tests (root)
-	@scripts/test lint binary unit integration fuzz engines vm
+	@scripts/test lint binary unit integration conformance fuzz engines vm
 
 lint: ## formatting, clippy, the aarch64 check, shellcheck, the dependency policy
 	@scripts/test lint
@@ -29,6 +29,9 @@ test-unit: ## the tests beside the code; they need no root
 
 test-integration: ## the tests in tests/, on the real kernel (root)
 	@scripts/test integration
+
+conformance: build ## the runtime-spec's requirements on berth, runc and crun; writes the table of the README (root)
+	@scripts/conformance --readme README.md
 
 test-engines: ## dockerd with berth as its runtime (root)
 	@scripts/test engines

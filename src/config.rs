@@ -140,6 +140,9 @@ pub fn parse(text: &[u8], findings: &mut Findings) -> Result<Spec> {
     }
     check_version(spec.version(), findings);
     unread(text, &spec, findings)?;
+    if spec.annotations().as_ref().is_some_and(|annotations| annotations.contains_key("")) {
+        findings.problem("annotations", "a key is empty");
+    }
     Ok(spec)
 }
 
@@ -365,6 +368,13 @@ mod tests {
         assert_eq!(process.scheduler().as_ref().unwrap().flags().as_ref().unwrap().len(), 7);
         let affinity = process.exec_cpu_affinity().clone().unwrap();
         assert_eq!((affinity.initial(), affinity.cpu_affinity_final().as_deref()), (&None, Some("1")));
+    }
+
+    #[test]
+    fn an_annotation_has_a_name() {
+        let (_, findings) = parsed(r#"{"ociVersion":"1.0.0","annotations":{"":"a","b":""}}"#);
+        let fields: Vec<&str> = findings.problems.iter().map(|problem| problem.field.as_str()).collect();
+        assert_eq!(fields, ["annotations"]);
     }
 
     #[test]

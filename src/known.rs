@@ -22,7 +22,7 @@ pub fn known() -> Known {
         capabilities: capabilities(),
         seccomp_actions: seccomp::ACTIONS.iter().map(ToString::to_string).collect(),
         seccomp_operators: seccomp::OPERATORS.iter().map(ToString::to_string).collect(),
-        seccomp_archs: seccomp::ARCHITECTURES.iter().map(ToString::to_string).collect(),
+        seccomp_archs: seccomp::architectures().map(|arch| arch.to_string()).collect(),
         seccomp_flags: seccomp::FLAGS.iter().map(ToString::to_string).collect(),
         seccomp_supported_flags: seccomp::FLAGS
             .iter()
@@ -74,6 +74,11 @@ mod tests {
         );
         assert!(has(&known.seccomp_operators, "SCMP_CMP_MASKED_EQ"));
         assert!(has(&known.seccomp_archs, "SCMP_ARCH_X86_64"));
+        for arch in &known.seccomp_archs {
+            let profile = format!(r#"{{"defaultAction":"SCMP_ACT_ALLOW","architectures":["{arch}"]}}"#);
+            let profile = serde_json::from_str(&profile).unwrap();
+            assert!(seccomp::compile(&profile).is_ok(), "{arch} is promised and refused");
+        }
         assert!(has(&known.seccomp_flags, "SECCOMP_FILTER_FLAG_SPEC_ALLOW"));
     }
 }

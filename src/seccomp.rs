@@ -147,6 +147,15 @@ pub const ARCHITECTURES: &[Arch] = &[
     Arch::ScmpArchSheb,
 ];
 
+/// Those of them that this libseccomp makes programs for: it is younger or older than the list.
+pub fn architectures() -> impl Iterator<Item = Arch> {
+    let taken = |arch: &Arch| {
+        let filter = ScmpFilterContext::new(ScmpAction::Allow);
+        filter.is_ok_and(|mut filter| filter.add_arch(architecture(*arch)).is_ok())
+    };
+    ARCHITECTURES.iter().copied().filter(taken)
+}
+
 fn validate_errno(action: LinuxSeccompAction, errno: Option<u32>, field: String, findings: &mut Findings) {
     let Some(errno) = errno else { return };
     match action {

@@ -29,7 +29,7 @@ test-unit: ## the tests beside the code; they need no root
 test-integration: ## the tests in tests/, on the real kernel (root)
 	@scripts/test integration
 
-test-engines: ## dockerd with berth as its runtime (root)
+test-engines: ## docker, containerd, podman and buildah with berth as their runtime (root)
 	@scripts/test engines
 
 test-vm: ## the integration tests in a machine with systemd and cgroup v2, which is built the first time (root)

@@ -112,7 +112,8 @@ impl Home {
         let owned = format!("{uid}:{uid}");
         let account = Account { name: NAME, uid, first: SUBORDINATE, count: SUBORDINATES };
         account.make(self.path(), &self.path().join("home"))?;
-        std::fs::create_dir_all(self.run_directory())?;
+        std::fs::create_dir("/run/user")?;
+        std::fs::create_dir(self.run_directory())?;
         for place in [self.run_directory(), self.path().join("home"), self.volumes()] {
             host("chown", &[&owned, &place.to_string_lossy()])?;
         }

@@ -33,7 +33,7 @@ test-integration: ## the tests in tests/, on the real kernel (root)
 conformance: build ## the runtime-spec's requirements on berth, runc and crun; writes the table of the README (root)
 	@scripts/conformance --readme README.md
 
-test-engines: ## dockerd with berth as its runtime (root)
+test-engines: ## docker, containerd, podman and buildah with berth as their runtime (root)
 	@scripts/test engines
 
 test-vm: ## the integration tests in a machine with systemd and cgroup v2, which is built the first time (root)

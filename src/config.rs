@@ -143,6 +143,9 @@ pub fn parse(text: &[u8], findings: &mut Findings) -> Result<Spec> {
     if spec.annotations().as_ref().is_some_and(|annotations| annotations.contains_key("")) {
         findings.problem("annotations", "a key is empty");
     }
+    if !knows_pids_limit_0(spec.version()) {
+        lift_pids_limit_0(&mut spec);
+    }
     Ok(spec)
 }
 
@@ -177,6 +180,21 @@ fn lower_page_limits(resources: &mut Value) {
         if limit.as_u64().is_some_and(|bytes| i64::try_from(bytes).is_err()) {
             *limit = Value::from(i64::MAX);
         }
+    }
+}
+
+/// Runtime-spec 1.3 made 0 a limit. Before, it was left open, and podman until 5.4 writes 0 for `--pids-limit -1`.
+fn knows_pids_limit_0(version: &str) -> bool {
+    let mut numbers = version.split(['.', '-', '+']).map_while(|part| part.parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(1), Some(3))
+}
+
+fn lift_pids_limit_0(spec: &mut Spec) {
+    let resources = spec.linux_mut().as_mut().and_then(|linux| linux.resources_mut().as_mut());
+    if let Some(pids) = resources.and_then(|resources| resources.pids_mut().as_mut())
+        && pids.limit() == 0
+    {
+        pids.set_limit(-1);
     }
 }
 
@@ -319,13 +337,15 @@ mod tests {
 
     #[test]
     fn a_limit_of_processes_that_is_not_there_is_none() {
-        for (pids, limit) in [
-            ("{}", None),
-            (r#"{"limit":null}"#, None),
-            (r#"{"limit":0}"#, Some(0)),
-            (r#"{"limit":7}"#, Some(7)),
+        for (version, pids, limit) in [
+            ("1.0.0", "{}", None),
+            ("1.3.0", r#"{"limit":null}"#, None),
+            ("1.3.0", r#"{"limit":0}"#, Some(0)),
+            ("1.2.1", r#"{"limit":0}"#, Some(-1)),
+            ("1.0.2-dev", r#"{"limit":0}"#, Some(-1)),
+            ("1.0.2-dev", r#"{"limit":7}"#, Some(7)),
         ] {
-            let text = format!(r#"{{"ociVersion":"1.0.0","linux":{{"resources":{{"pids":{pids}}}}}}}"#);
+            let text = format!(r#"{{"ociVersion":"{version}","linux":{{"resources":{{"pids":{pids}}}}}}}"#);
             let (spec, findings) = parsed(&text);
             assert_eq!(findings, Findings::default());
             let linux = spec.unwrap().linux().clone().unwrap();

@@ -18,7 +18,7 @@ pub const UNDER_TEST: &str = "berth";
 
 /// After this long no further case is begun, so that a runtime that hangs in each of them cannot
 /// hold the run up for hours.
-const ALL_CASES: Duration = Duration::from_secs(600);
+const ALL_CASES: Duration = Duration::from_secs(1200);
 
 /// What one case came to with one runtime.
 enum Verdict {
@@ -133,7 +133,7 @@ impl Column {
 
 impl Play {
     fn title(&self) -> String {
-        if self.user == "root" { self.engine.to_owned() } else { format!("{} ({})", self.engine, self.user) }
+        if self.user == "root" { self.engine.to_owned() } else { format!("{} {}", self.engine, self.user) }
     }
 
     fn timed<S: Stage>(&self, stage: &S, case: &Case<S>, runtime: &str, column: &mut Column) -> Verdict {

@@ -40,7 +40,7 @@ impl Row {
         let Some((before, rest)) = text.split_once(BEGIN) else { return say(&self.line()) };
         let Some((table, after)) = rest.split_once(END) else { return say(&self.line()) };
         if std::env::var("BERTH_WRITE_DOCS").is_ok_and(|word| word == "1") {
-            let table = self.into_table(table);
+            let table = self.merged_into(table);
             std::fs::write(&path, format!("{before}{BEGIN}{table}{END}{after}")).unwrap();
         }
         say(&self.line());
@@ -51,7 +51,7 @@ impl Row {
     }
 
     /// The table with this row in the place of the one of the same key, its rows in order.
-    fn into_table(&self, table: &str) -> String {
+    fn merged_into(&self, table: &str) -> String {
         let mut lines: Vec<&str> = table.lines().collect();
         let head: Vec<&str> = lines.drain(..lines.len().min(2)).collect();
         let (key, line) = (self.key(), self.line());

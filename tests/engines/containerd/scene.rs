@@ -51,6 +51,12 @@ impl<'a> Scene<'a> {
         self.ctr(&[&["task", "exec", "--exec-id", "e", id], command].concat())
     }
 
+    /// Runs a command until what it printed is there. `ctr` closes the pipes when the process has ended,
+    /// with what is in them: on a loaded machine it loses the words of short commands of every runtime.
+    pub fn says(&self, id: &str, command: &[&str], text: &str) -> Result<()> {
+        until(SOON, || self.exec(id, command)?.prints(text).map(drop))
+    }
+
     /// The task's pid and status.
     pub fn task(&self, id: &str) -> Result<(i32, String)> {
         let tasks = self.ctr(&["task", "ls"])?.exits(0)?;

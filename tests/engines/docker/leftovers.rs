@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::client::until;
-use super::daemon::Daemon;
+use super::daemon::{Daemon, FIRST_ID};
 use crate::host::{
     cgroups_below, command_line, ended, entries, host, mounts_below, processes_in_our_namespace, top_cgroups,
 };
@@ -44,8 +44,11 @@ pub fn of_engine(daemon: &Daemon) -> Result<Vec<String>> {
     left.extend(running.iter().map(|pid| format!("process {pid} {}", command_line(*pid))));
     let volumes = daemon.volumes();
     let mounts = mounts_below(daemon.home())?;
-    // dockerd itself leaves the name of the network namespace that `--network host` uses.
-    let foreign = mounts.iter().filter(|path| **path != volumes && !path.ends_with("netns/default"));
+    // dockerd itself leaves the name of the network namespace that `--network host` uses, and with user
+    // namespaces its own directory
+    let remapped = format!("data/{FIRST_ID}.{FIRST_ID}");
+    let docker = |path: &Path| path.ends_with("netns/default") || path.ends_with(&remapped);
+    let foreign = mounts.iter().filter(|path| **path != volumes && !docker(path));
     left.extend(foreign.map(|path| format!("mount {}", path.display())));
     Ok(left)
 }

@@ -112,7 +112,8 @@ impl Home {
         let owned = format!("{uid}:{uid}");
         let account = Account { name: NAME, uid, first: SUBORDINATE, count: SUBORDINATES };
         account.make(self.path(), &self.path().join("home"))?;
-        std::fs::create_dir_all(self.run_directory())?;
+        std::fs::create_dir("/run/user")?;
+        std::fs::create_dir(self.run_directory())?;
         for place in [self.run_directory(), self.path().join("home"), self.volumes()] {
             host("chown", &[&owned, &place.to_string_lossy()])?;
         }
@@ -129,18 +130,10 @@ impl Home {
              [engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\n\
              infra_image = \"localhost/pause\"\n\
              runtime = \"{UNDER_TEST}\"\nruntime_supports_json = [\"{UNDER_TEST}\", \"crun\", \"runc\"]\n\
-             {} = [\"{UNDER_TEST}\", \"crun\"]\n\
+             runtime_supports_nocgroup = [\"{UNDER_TEST}\", \"crun\"]\n\
              [engine.runtimes]\n{UNDER_TEST} = [\"{}\"]\n",
-            // both spellings were released
-            if self.spells_nocgroups() { "runtime_supports_nocgroups" } else { "runtime_supports_nocgroup" },
             runtime.display(),
         )
-    }
-
-    fn spells_nocgroups(&self) -> bool {
-        let program = finds("podman").and_then(|program| std::fs::read(program).ok()).unwrap_or_default();
-        let long = b"runtime_supports_nocgroups";
-        program.windows(long.len()).any(|window| window == long)
     }
 
     /// vfs works on every file system and for everybody.

@@ -27,9 +27,9 @@ fn podman_and_buildah_run_containers_as_root() {
 #[test]
 fn podman_and_buildah_run_containers_without_root() {
     if let Some(reason) = cannot_run(&NEEDED_ROOTLESS) {
-        return say(&format!("SKIP podman (rootless): {reason}"));
+        return say(&format!("SKIP podman rootless: {reason}"));
     }
-    runs_containers("podman (rootless)", User::new_one());
+    runs_containers("podman rootless", User::new_one());
 }
 
 fn runs_containers(title: &str, user: User) {

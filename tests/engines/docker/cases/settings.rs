@@ -21,6 +21,8 @@ pub const CASES: Cases = &[
     ("live-restore", live_restore),
 ];
 
+const MAP: &str = "tr -s ' ' < /proc/self/uid_map | sed 's/^ //'";
+
 fn default_runtime(scene: &Scene<'_>) -> Result<Outcome> {
     let info = scene.docker(&["info", "--format", "{{.DefaultRuntime}}"])?;
     info.prints(UNDER_TEST)?;
@@ -50,7 +52,7 @@ fn build(scene: &Scene<'_>) -> Result<Outcome> {
 }
 
 fn ids(scene: &Scene<'_>) -> Result<Outcome> {
-    scene.sh(&[], "tr -s ' ' < /proc/self/uid_map; id -u")?.prints(&format!("0 {FIRST_ID} 65536\n0"))?;
+    scene.sh(&[], &format!("{MAP}; id -u"))?.prints(&format!("0 {FIRST_ID} 65536\n0"))?;
     scene.idle("mapped", &[])?;
     let status = std::fs::read_to_string(format!("/proc/{}/status", scene.pid("mapped")?))?;
     ensure!(status.contains(&format!("Uid:\t{FIRST_ID}\t")), "{status}");
@@ -71,7 +73,7 @@ fn volume(scene: &Scene<'_>) -> Result<Outcome> {
 
 fn exec(scene: &Scene<'_>) -> Result<Outcome> {
     scene.idle("mapped", &[])?;
-    let script = "id -u; tr -s ' ' < /proc/self/uid_map; touch /x && stat -c %u /x";
+    let script = &format!("id -u; {MAP}; touch /x && stat -c %u /x");
     scene.docker(&["exec", "mapped", "sh", "-c", script])?.prints(&format!("0\n0 {FIRST_ID} 65536\n0"))?;
     scene.docker(&["exec", "-u", "guest", "mapped", "id", "-u"])?.prints("405")?;
     scene.docker(&["exec", "mapped", "no-such-command"]).map(|reply| {
@@ -82,9 +84,7 @@ fn exec(scene: &Scene<'_>) -> Result<Outcome> {
 }
 
 fn host_users(scene: &Scene<'_>) -> Result<Outcome> {
-    scene
-        .sh(&["--userns", "host"], "tr -s ' ' < /proc/self/uid_map")?
-        .prints(&format!("0 0 {}", u32::MAX))?;
+    scene.sh(&["--userns", "host"], MAP)?.prints(&format!("0 0 {}", u32::MAX))?;
     PASSED
 }
 

@@ -49,9 +49,10 @@ fn pids_limit(scene: &Scene<'_>) -> Result<Outcome> {
 }
 
 fn no_pids_limit(scene: &Scene<'_>) -> Result<Outcome> {
-    // a limit of none: the first process is there already
-    scene.sh(&["--pids-limit", "0"], "echo ran")?.prints("ran")?;
-    scene.sh(&["--pids-limit", "-1"], "true | true; echo ran")?.prints("ran")?;
+    // podman until 5.4 writes 0 for both
+    for none in ["0", "-1"] {
+        scene.sh(&["--pids-limit", none], "true | true; echo ran")?.prints("ran")?;
+    }
     PASSED
 }
 

@@ -4,6 +4,8 @@
 //! the calls that are written out in [`become_program`] are made, and what they report was put together before.
 //! A step that fails ends init; the failure travels whole to the runtime or, past the gate, to the starter.
 
+mod supervised;
+
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -16,6 +18,7 @@ use crate::channel::{Channel, Failure, FromInit, FromRuntime};
 use crate::executable::{self, Executable};
 use crate::gate;
 use crate::hooks;
+use crate::listener::Way;
 use crate::namespaces::{self, Kind};
 use crate::network;
 use crate::plan::{Plan, Program};
@@ -47,6 +50,8 @@ pub struct Kit {
     pub gate: Option<OwnedFd>,
     /// The compiled filter and its flags.
     pub seccomp: Option<(Vec<Instruction>, u64)>,
+    /// How the listener of the filter goes to the runtime, when it has one.
+    pub way: Option<Way>,
     /// The namespaces of the container's init, all at once, for exec: its pidfd and the `CLONE_NEW*` flags.
     pub container: Option<(OwnedFd, u64)>,
     /// The root directory of the container's init, for exec into a container without a mount namespace.
@@ -429,7 +434,10 @@ fn report_ready(channel: &Channel) {
 
 /// The last stretch: ready, the gate, startContainer hooks, and the program.
 fn run(kit: Kit, ready: &Ready<'_>, plan: Option<&Plan>) -> ! {
-    let Kit { channel, gate, seccomp, .. } = kit;
+    let Kit { channel, gate, seccomp, way, .. } = kit;
+    if let (Some(way), Some(filter)) = (way, &seccomp) {
+        supervised::run(&channel, gate.as_ref(), (filter, way), ready, plan)
+    }
     report_ready(&channel);
     let report = match gate {
         None => channel,
@@ -454,7 +462,7 @@ fn run(kit: Kit, ready: &Ready<'_>, plan: Option<&Plan>) -> ! {
     if let Err(errno) = last {
         fail(&report, &anyhow::Error::from(errno).context("prepare to run the program"));
     }
-    let refusal = become_program(ready, seccomp, &refusals);
+    let refusal = become_program(ready, &refusals, &mut || load(seccomp).map_err(|_| Step::Seccomp));
     // nothing to do if it cannot be sent: the filter may forbid it
     let _sent = nix::unistd::write(report.fd(), refusal);
     tasks::exit_now(EXIT_FAILED)
@@ -464,8 +472,8 @@ fn run(kit: Kit, ready: &Ready<'_>, plan: Option<&Plan>) -> ! {
 /// system calls. Without no_new_privs the filter needs CAP_SYS_ADMIN, so it is loaded first of all; with it, last.
 fn become_program<'r>(
     ready: &Ready<'_>,
-    seccomp: Option<(&[Instruction], u64)>,
     refusals: &'r Refusals,
+    load: &mut dyn FnMut() -> Result<(), Step>,
 ) -> &'r [u8] {
     let program = ready.program;
     let user = &program.credentials;
@@ -473,8 +481,10 @@ fn become_program<'r>(
     if user.drop_bounding().is_err() {
         return refusals.of(Step::Bounding);
     }
-    if !user.no_new_privileges && load(seccomp).is_err() {
-        return refusals.of(Step::Seccomp);
+    if !user.no_new_privileges
+        && let Err(step) = load()
+    {
+        return refusals.of(step);
     }
     if user.become_user(ready.setgroups_allowed).is_err() {
         return refusals.of(Step::User);
@@ -485,8 +495,11 @@ fn become_program<'r>(
     if ready.cwd_pending && (nix::unistd::chdir(program.cwd.as_c_str()).is_err() || !paths::is_below_root()) {
         return refusals.of(Step::Cwd);
     }
-    if user.no_new_privileges && (nix::sys::prctl::set_no_new_privs().is_err() || load(seccomp).is_err()) {
-        return refusals.of(Step::Seccomp);
+    if user.no_new_privileges {
+        let loaded = nix::sys::prctl::set_no_new_privs().map_err(|_| Step::Seccomp).and_then(|()| load());
+        if let Err(step) = loaded {
+            return refusals.of(step);
+        }
     }
     refusals.of_exec(tasks::execve(ready.executable.path(), &ready.args, &ready.env))
 }
@@ -502,6 +515,10 @@ fn load(seccomp: Option<(&[Instruction], u64)>) -> nix::Result<()> {
 enum Step {
     Bounding,
     Seccomp,
+    SecondListener,
+    HandOver,
+    Wait,
+    Attendant,
     User,
     Capabilities,
     Cwd,
@@ -522,6 +539,16 @@ impl Refusals {
         let steps = [
             (Step::Bounding, "process.capabilities.bounding: cannot be dropped"),
             (Step::Seccomp, "linux.seccomp: the kernel refused the filter"),
+            (
+                Step::SecondListener,
+                "linux.seccomp: SCMP_ACT_NOTIFY: a filter around berth has a listener, and the kernel allows one",
+            ),
+            (Step::HandOver, "linux.seccomp: SCMP_ACT_NOTIFY: the listener cannot be handed over"),
+            (
+                Step::Wait,
+                "linux.seccomp: the filter or its agent keeps init from waiting for start: read, poll, accept4",
+            ),
+            (Step::Attendant, "hooks.startContainer: the process that runs them has failed"),
             (Step::User, "process.user: the ids cannot be set (are they mapped in the user namespace?)"),
             (Step::Capabilities, "process.capabilities: cannot be set"),
             (Step::Cwd, "process.cwd: chdir: permission denied"),

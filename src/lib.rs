@@ -24,6 +24,7 @@ pub mod host;
 pub mod inherited;
 pub mod init;
 pub mod known;
+pub mod listener;
 pub mod listing;
 pub mod log;
 mod lost;

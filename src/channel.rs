@@ -13,7 +13,7 @@
 //!     |<----------------------------------- Hooks ---|  prestart, createRuntime
 //!     | Proceed ------------------------------------>|
 //!     |<---------------------------- Console + fd ---|  the pty's master
-//!     |<----------------------------------- Ready ---|
+//!     |<----------------------------------- Ready ---|  or Listening + fd: the seccomp listener
 //!     | Proceed ------------------------------------>|  state is saved; init goes to the start gate
 //!     |<---------------------------- end of file ----|  execve, or Failed before it
 //! ```
@@ -69,6 +69,11 @@ pub enum FromInit {
     Warn(String),
     /// All is done but to start.
     Ready,
+    /// The same as `Ready` of an init whose filter is loaded and has a listener. It comes along, or is to be fetched.
+    Listening {
+        /// Its number in init.
+        number: RawFd,
+    },
     /// It cannot be done.
     Failed(Failure),
 }

@@ -468,6 +468,11 @@ impl Runtime<'_> {
             creation::plan(&options.bundle, options.config.as_deref(), request, &host, None, &mut findings)?;
         if let Some(profile) = &plan.seccomp {
             seccomp::unknown_names(profile, &mut findings);
+            if findings.problems.is_empty()
+                && let Err(error) = seccomp::compile(profile)
+            {
+                findings.problem("linux.seccomp", text(&error).trim_start_matches("linux.seccomp: "));
+            }
         }
         for (field, path, directory) in plan.rootfs.needs() {
             match std::fs::metadata(path) {

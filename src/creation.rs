@@ -18,6 +18,7 @@ use crate::hooks::{Hooks, Stage};
 use crate::host::Host;
 use crate::init::Kit;
 use crate::landlock;
+use crate::listener::{self, Agent};
 use crate::log::Log;
 use crate::namespaces::{self, Kind};
 use crate::network;
@@ -319,6 +320,11 @@ impl<'a> Making<'a> {
             asks_to_enter: self.plan.cgroup.as_ref().is_some_and(cgroups::Plan::is_by_systemd),
             joins: joins.map(|join| Ok((join.kind, namespaces::open_join(join)?))).collect::<Result<_>>()?,
             gate: (self.purpose == Purpose::Later).then(|| gate::make(directory)).transpose()?,
+            way: seccomp
+                .as_ref()
+                .map(|(program, flags)| listener::way(program, *flags))
+                .transpose()?
+                .flatten(),
             seccomp,
             hook_output: self.plan.hooks.open_output_for_init()?,
             container: None,
@@ -389,6 +395,12 @@ impl<'a> Making<'a> {
             },
             plan.cgroup.as_ref().map(cgroups::Plan::cgroup),
         )?;
+        let profile = plan.seccomp.as_ref().filter(|_| plan.program.is_some());
+        if let Some(agent) = profile.and_then(|profile| Agent::of(profile, &plan.bundle)) {
+            let listener = init.take_listener().context("linux.seccomp: init has not sent its listener")?;
+            let state = state::for_hooks(plan, Status::Creating, pid.as_raw());
+            agent.send(&listener, &plan.oci_version, pid.as_raw(), &state)?;
+        }
         if let Some(program) = &plan.program {
             // last, so that a low limit does not hinder init, and by us, who may raise what a user namespace may not
             resource_limits::apply(pid, &program.limits)?;
@@ -472,6 +484,7 @@ fn compile(root: &Root, directory: &Directory, plan: &Plan) -> Result<Option<(Ve
     let Some(profile) = &plan.seccomp else { return Ok(None) };
     let program = seccomp_cache::program(root.fd(), profile)?;
     let flags = seccomp::flags(profile);
+    seccomp::check_flags(profile)?;
     let mut bytes = flags.to_ne_bytes().to_vec();
     bytes.extend(seccomp::to_bytes(&program));
     directory.save_seccomp(&bytes)?;

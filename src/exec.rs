@@ -19,8 +19,10 @@ use crate::credentials::parse_user;
 use crate::error::phrases;
 use crate::findings::Findings;
 use crate::foreground::{self, Signals};
+use crate::gate;
 use crate::hooks::OutputFiles;
 use crate::init::Kit;
+use crate::listener::{self, Agent};
 use crate::namespaces::Kind;
 use crate::options::ExecOptions;
 use crate::plan::{self, Program, Request};
@@ -100,6 +102,7 @@ impl Runtime<'_> {
             },
             state.cgroup.as_ref(),
         )?;
+        send_listener(&directory, &state, &mut init)?;
         resource_limits::apply(init.pid, &program.limits)?;
         scheduling::move_to_final_cpus(init.pid, &program.scheduling)?;
         scheduling::apply(init.pid, &program.scheduling)?;
@@ -117,6 +120,17 @@ impl Runtime<'_> {
             Some(signals) => foreground::attend(&signals, &released, terminal, None, self.log),
         }
     }
+}
+
+/// The container's agent also answers for the processes that come later.
+fn send_listener(directory: &Directory, state: &State, init: &mut Init) -> Result<()> {
+    let Some(listener) = init.take_listener() else { return Ok(()) };
+    let spec = config::parse_saved(&directory.config()?)?;
+    let profile = spec.linux().as_ref().and_then(|linux| linux.seccomp().as_ref());
+    let agent = profile.and_then(|profile| Agent::of(profile, &state.bundle));
+    let agent = agent.context("the container's config.json names no seccomp agent")?;
+    let status = if gate::is_waiting(directory) { Status::Created } else { Status::Running };
+    agent.send(&listener, &state.oci_version, init.pid.as_raw(), &state.for_hooks(status))
 }
 
 /// What the process is: a description of its own, or the container's with the command line's changes.
@@ -268,13 +282,15 @@ fn kit(
     let (ours, theirs) = Channel::pair()?;
     // last, so that the pid cannot have become another process's meanwhile
     let pidfd = init.open()?.with_context(|| phrases::EXEC_STOPPED)?;
+    let seccomp = creation::saved_filter(directory)?;
     let kit = Kit {
         channel: theirs,
         tasks: entry.tasks,
         asks_to_enter: false,
         joins: Vec::new(),
         gate: None,
-        seccomp: creation::saved_filter(directory)?,
+        way: seccomp.as_ref().map(|(program, flags)| listener::way(program, *flags)).transpose()?.flatten(),
+        seccomp,
         hook_output: OutputFiles::default(),
         container: Some((pidfd, state.namespaces)),
         root,

@@ -4,6 +4,8 @@
 //! the calls that are written out in [`become_program`] are made, and what they report was put together before.
 //! A step that fails ends init; the failure travels whole to the runtime or, past the gate, to the starter.
 
+mod supervised;
+
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::OsStrExt;
 
@@ -17,6 +19,7 @@ use crate::error::{HookFailed, text};
 use crate::executable::{self, Executable};
 use crate::gate;
 use crate::hooks::{OutputFiles, Stage};
+use crate::listener::Way;
 use crate::namespaces::{self, Kind};
 use crate::network;
 use crate::plan::{Plan, Program};
@@ -51,6 +54,8 @@ pub struct Kit {
     pub seccomp: Option<(Vec<Instruction>, u64)>,
     /// Where the hooks that init runs write to.
     pub hook_output: OutputFiles,
+    /// How the listener of the filter goes to the runtime, when it has one.
+    pub way: Option<Way>,
     /// The namespaces of the container's init, all at once, for exec: its pidfd and the `CLONE_NEW*` flags.
     pub container: Option<(OwnedFd, u64)>,
     /// The root directory of the container's init, for exec into a container without a mount namespace.
@@ -451,7 +456,10 @@ fn report_ready(channel: &Channel) {
 
 /// The last stretch: ready, the gate, startContainer hooks, and the program.
 fn run(kit: Kit, ready: &Ready<'_>, plan: Option<&Plan>) -> ! {
-    let Kit { channel, gate, seccomp, hook_output, .. } = kit;
+    let Kit { channel, gate, seccomp, way, hook_output, .. } = kit;
+    if let (Some(way), Some(filter)) = (way, &seccomp) {
+        supervised::run(&channel, gate.as_ref(), (filter, way), ready, plan.map(|plan| (plan, &hook_output)))
+    }
     report_ready(&channel);
     let report = match gate {
         None => channel,
@@ -470,7 +478,7 @@ fn run(kit: Kit, ready: &Ready<'_>, plan: Option<&Plan>) -> ! {
             state: &state_of_ours(plan),
             directory: None,
             output: &hook_output,
-            confine: &|| take_rights_away(ready, seccomp).map_err(|(_, errno)| errno),
+            confine: &|| take_rights_away(ready, &mut || load_plainly(seccomp)).map_err(|(_, errno)| errno),
         };
         if let Err(failure) = stage.run(&plan.hooks.start_container) {
             fail(&report, &HookFailed(text(&failure)).into());
@@ -482,7 +490,7 @@ fn run(kit: Kit, ready: &Ready<'_>, plan: Option<&Plan>) -> ! {
     if let Err(errno) = last {
         fail(&report, &anyhow::Error::from(errno).context("prepare to run the program"));
     }
-    let refusal = become_program(ready, seccomp, &refusals);
+    let refusal = become_program(ready, &refusals, &mut || load_plainly(seccomp));
     // nothing to do if it cannot be sent: the filter may forbid it
     let _sent = nix::unistd::write(report.fd(), refusal);
     tasks::exit_now(EXIT_FAILED)
@@ -490,13 +498,9 @@ fn run(kit: Kit, ready: &Ready<'_>, plan: Option<&Plan>) -> ! {
 
 /// From the runtime's privileges to the program, as which it returns only when that fails. After the filter is loaded: no
 /// allocation, no logging, a fixed list of system calls.
-fn become_program<'r>(
-    ready: &Ready<'_>,
-    seccomp: Option<(&[Instruction], u64)>,
-    refusals: &'r Refusals,
-) -> &'r [u8] {
+fn become_program<'r>(ready: &Ready<'_>, refusals: &'r Refusals, load: &mut Load<'_>) -> &'r [u8] {
     umask(Mode::from_bits_truncate(ready.program.credentials.umask.unwrap_or(0o022)));
-    match take_rights_away(ready, seccomp) {
+    match take_rights_away(ready, load) {
         Ok(()) => refusals.of_exec(tasks::execve(ready.executable.path(), &ready.args, &ready.env)),
         Err((step, _)) => refusals.of(step),
     }
@@ -504,14 +508,14 @@ fn become_program<'r>(
 
 /// From the runtime's privileges to those of the program. Without no_new_privs Landlock and the filter need CAP_SYS_ADMIN, so they
 /// come first of all; with it, last. The filter may forbid the other.
-fn take_rights_away(ready: &Ready<'_>, seccomp: Option<(&[Instruction], u64)>) -> Result<(), (Step, Errno)> {
+fn take_rights_away(ready: &Ready<'_>, load: &mut Load<'_>) -> Result<(), (Step, Errno)> {
     let at = |step: Step| move |errno: Errno| (step, errno);
     let program = ready.program;
     let user = &program.credentials;
     user.drop_bounding().map_err(at(Step::Bounding))?;
     if !user.no_new_privileges {
         restrict(ready).map_err(at(Step::Landlock))?;
-        load(seccomp).map_err(at(Step::Seccomp))?;
+        load()?;
     }
     user.become_user(ready.setgroups_allowed).map_err(at(Step::User))?;
     user.set_capabilities().map_err(at(Step::Capabilities))?;
@@ -524,7 +528,7 @@ fn take_rights_away(ready: &Ready<'_>, seccomp: Option<(&[Instruction], u64)>) -
     if user.no_new_privileges {
         nix::sys::prctl::set_no_new_privs().map_err(at(Step::Seccomp))?;
         restrict(ready).map_err(at(Step::Landlock))?;
-        load(seccomp).map_err(at(Step::Seccomp))?;
+        load()?;
     }
     Ok(())
 }
@@ -533,11 +537,12 @@ fn restrict(ready: &Ready<'_>) -> nix::Result<()> {
     ready.landlock.as_ref().map_or(Ok(()), |ruleset| restrict_self(ruleset.as_fd()))
 }
 
-fn load(seccomp: Option<(&[Instruction], u64)>) -> nix::Result<()> {
-    match seccomp {
-        Some((program, flags)) => load_seccomp(program, flags).map(drop),
-        None => Ok(()),
-    }
+/// How the filter is put in force.
+type Load<'a> = dyn FnMut() -> Result<(), (Step, Errno)> + 'a;
+
+fn load_plainly(seccomp: Option<(&[Instruction], u64)>) -> Result<(), (Step, Errno)> {
+    let Some((program, flags)) = seccomp else { return Ok(()) };
+    load_seccomp(program, flags).map(drop).map_err(|errno| (Step::Seccomp, errno))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -545,6 +550,10 @@ enum Step {
     Bounding,
     Landlock,
     Seccomp,
+    SecondListener,
+    HandOver,
+    Wait,
+    Attendant,
     User,
     Capabilities,
     Cwd,
@@ -569,6 +578,16 @@ impl Refusals {
                 "Landlock: the rule set cannot be put in force (it needs noNewPrivileges or CAP_SYS_ADMIN, and 16 are the most that a process can have)",
             ),
             (Step::Seccomp, "linux.seccomp: the kernel refused the filter"),
+            (
+                Step::SecondListener,
+                "linux.seccomp: SCMP_ACT_NOTIFY: a filter around berth has a listener, and the kernel allows one",
+            ),
+            (Step::HandOver, "linux.seccomp: SCMP_ACT_NOTIFY: the listener cannot be handed over"),
+            (
+                Step::Wait,
+                "linux.seccomp: the filter or its agent keeps init from waiting for start: read, poll, accept4",
+            ),
+            (Step::Attendant, "hooks.startContainer: the process that runs them has failed"),
             (Step::User, "process.user: the ids cannot be set (are they mapped in the user namespace?)"),
             (Step::Capabilities, "process.capabilities: cannot be set"),
             (Step::Cwd, "process.cwd: chdir: permission denied"),

@@ -8,7 +8,6 @@ use crate::landlock;
 use crate::mounts;
 use crate::namespaces::Kind;
 use crate::seccomp;
-use crate::sys::bpf::supports_seccomp_flag;
 
 /// What this binary knows; only the supported seccomp flags depend on the host.
 pub fn known() -> Known {
@@ -26,7 +25,7 @@ pub fn known() -> Known {
         seccomp_flags: seccomp::FLAGS.iter().map(ToString::to_string).collect(),
         seccomp_supported_flags: seccomp::FLAGS
             .iter()
-            .filter(|flag| supports_seccomp_flag(seccomp::flag_number(**flag)))
+            .filter(|flag| seccomp::is_supported(**flag))
             .map(ToString::to_string)
             .collect(),
         libseccomp: version.map(|version| format!("{}.{}.{}", version.major, version.minor, version.micro)),
@@ -70,7 +69,7 @@ mod tests {
         assert_eq!(known.capabilities.first().map(String::as_str), Some("CAP_CHOWN"));
         assert_eq!(known.capabilities.last().map(String::as_str), Some("CAP_CHECKPOINT_RESTORE"));
         assert!(
-            has(&known.seccomp_actions, "SCMP_ACT_ERRNO") && !has(&known.seccomp_actions, "SCMP_ACT_NOTIFY")
+            has(&known.seccomp_actions, "SCMP_ACT_ERRNO") && has(&known.seccomp_actions, "SCMP_ACT_NOTIFY")
         );
         assert!(has(&known.seccomp_operators, "SCMP_CMP_MASKED_EQ"));
         assert!(has(&known.seccomp_archs, "SCMP_ARCH_X86_64"));
@@ -80,5 +79,7 @@ mod tests {
             assert!(seccomp::compile(&profile).is_ok(), "{arch} is promised and refused");
         }
         assert!(has(&known.seccomp_flags, "SECCOMP_FILTER_FLAG_SPEC_ALLOW"));
+        assert!(has(&known.seccomp_flags, "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"));
+        assert!(known.seccomp_supported_flags.iter().all(|flag| has(&known.seccomp_flags, flag)));
     }
 }

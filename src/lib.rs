@@ -27,6 +27,7 @@ pub mod inherited;
 pub mod init;
 pub mod known;
 pub mod landlock;
+pub mod listener;
 pub mod listing;
 pub mod log;
 mod lost;

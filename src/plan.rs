@@ -123,8 +123,9 @@ impl Plan {
     /// One line a step, in the order in which `create` goes.
     pub fn describe(&self) -> Vec<String> {
         let mut lines = vec![format!("claim the id {:?}", self.id)];
-        if self.seccomp.is_some() {
+        if let Some(profile) = &self.seccomp {
             lines.push("compile the seccomp filter, or take it from the cache".to_owned());
+            lines.extend(seccomp::describe_listener(profile));
         }
         match &self.cgroup {
             Some(cgroup) => lines.extend(cgroup.describe()),

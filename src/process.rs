@@ -1,7 +1,7 @@
 //! The runtime's side of a container process: clone, id maps, serving init's requests, reaping.
 
 use std::collections::VecDeque;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -16,7 +16,7 @@ use crate::id_maps::{self, IdMap};
 use crate::init::{self, Kit};
 use crate::namespaces::{self, Kind};
 use crate::plan::{Plan, Program};
-use crate::sys::tasks::{Clone, Cloned, exit_now, pidfd_send_signal};
+use crate::sys::tasks::{Clone, Cloned, exit_now, pidfd_getfd, pidfd_send_signal};
 
 /// A process that is being made into a container's. Until it is [released](Self::release), dropping this kills it.
 #[derive(Debug)]
@@ -27,6 +27,8 @@ pub struct Init {
     channel: Channel,
     /// What it said before its joiner told of it.
     early: VecDeque<(FromInit, Option<OwnedFd>)>,
+    /// Of its filter, which is in force.
+    listener: Option<OwnedFd>,
 }
 
 /// Kills and reaps its process when it is dropped.
@@ -168,12 +170,23 @@ fn failed(failure: Failure, cgroup: Option<&Cgroup>) -> anyhow::Error {
 
 impl Init {
     fn new(pid: Pid, pidfd: OwnedFd, channel: Channel) -> Self {
-        Self { pid, process: Unreleased { pidfd, released: false }, channel, early: VecDeque::new() }
+        Self {
+            pid,
+            process: Unreleased { pidfd, released: false },
+            channel,
+            early: VecDeque::new(),
+            listener: None,
+        }
     }
 
     /// Its pidfd.
     pub fn pidfd(&self) -> BorrowedFd<'_> {
         self.process.pidfd.as_fd()
+    }
+
+    /// The listener of its filter, when that has one, once it is ready.
+    pub fn take_listener(&mut self) -> Option<OwnedFd> {
+        self.listener.take()
     }
 
     /// One of its namespaces.
@@ -240,10 +253,26 @@ impl Init {
                 (FromInit::Console { number }, Some(master)) => (service.console)(master, number)?,
                 (FromInit::Warn(warning), _) => (service.warn)(&warning),
                 (FromInit::Ready, _) => return Ok(()),
+                (FromInit::Listening { number }, passed) => {
+                    self.listener = Some(match passed {
+                        Some(listener) => listener,
+                        None => self.fetch(number)?,
+                    });
+                    return Ok(());
+                }
                 (FromInit::Failed(failure), _) => return Err(failed(failure, cgroup)),
                 (FromInit::Joined { .. } | FromInit::Console { .. }, _) => bail!("init broke the protocol"),
             }
         }
+    }
+
+    /// A descriptor of init's.
+    fn fetch(&self, number: RawFd) -> Result<OwnedFd> {
+        pidfd_getfd(self.pidfd(), number).map_err(|errno| {
+            let message = "linux.seccomp: take the listener from init".to_owned();
+            let hint = "only the host's root may; a profile that allows sendmsg lets init pass it".to_owned();
+            anyhow::Error::new(errno).context(Hinted { message, hint })
+        })
     }
 
     fn proceed(&self, fd: Option<BorrowedFd<'_>>) -> Result<()> {
@@ -337,6 +366,7 @@ mod tests {
             gate: None,
             seccomp: None,
             hook_output: OutputFiles::default(),
+            way: None,
             container: None,
             root: None,
         }

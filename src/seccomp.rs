@@ -3,6 +3,10 @@
 //! The program is made in the runtime's process, where libraries may be called, and handed to init as finished
 //! instructions. [`crate::seccomp_cache`] keeps it, for making it costs more than the rest of a container's start.
 
+mod newer;
+mod tree;
+
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Seek};
 
@@ -16,18 +20,24 @@ use oci_spec::runtime::{
 };
 
 use crate::findings::Findings;
-use crate::sys::bpf::Instruction;
+use crate::sys::bpf::{FLAG_NEW_LISTENER, FLAG_WAIT_KILLABLE_RECV, Instruction, supports_seccomp_flag};
 
+/// `SECCOMP_RET_ALLOW` of seccomp(2).
+const RETURN_ALLOW: u32 = 0x7fff_0000;
+/// `SECCOMP_RET_LOG` of seccomp(2).
+const RETURN_LOG: u32 = 0x7ffc_0000;
+/// `SECCOMP_FILTER_FLAG_TSYNC` of seccomp(2).
+const FLAG_TSYNC: u64 = 1;
 /// `SECCOMP_FILTER_FLAG_LOG` of seccomp(2).
 const FLAG_LOG: u64 = 1 << 1;
 /// `SECCOMP_FILTER_FLAG_SPEC_ALLOW` of seccomp(2).
 const FLAG_SPEC_ALLOW: u64 = 1 << 2;
 /// The most instructions that the kernel takes (`BPF_MAXINSNS`).
 const MAX_INSTRUCTIONS: usize = 4096;
+/// The highest errno that libseccomp takes; the kernel itself would make 4095 of any higher number.
+const MAX_ERRNO: u32 = 4094;
 /// Arguments of a system call.
 const ARGUMENTS: usize = 6;
-/// libseccomp 2.5 makes wrong trees for very small filters, and a tree pays only from some rules on.
-const TREE_FROM: usize = 32;
 
 /// Notes what is wrong with a profile (runtime-spec, config-linux.md, "Seccomp"). Names of system calls are not looked up:
 /// profiles are made for many architectures and kernels, and [`unknown_names`] is for who wants to know.
@@ -41,31 +51,57 @@ pub fn validate(seccomp: &LinuxSeccomp, findings: &mut Findings) {
     }
     let default_errno = format!("{field}.defaultErrnoRet");
     validate_errno(seccomp.default_action(), seccomp.default_errno_ret(), default_errno, findings);
-    if seccomp.listener_path().is_some() {
-        findings
-            .problem(format!("{field}.listenerPath"), "a listener for SCMP_ACT_NOTIFY is not supported yet");
-    }
-    for (index, flag) in seccomp.flags().iter().flatten().enumerate() {
-        if *flag == LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv {
-            findings.warn(format!("{field}.flags[{index}]"), "has no effect without a listener");
-        }
-    }
+    validate_listener(seccomp, field, findings);
     for (index, rule) in seccomp.syscalls().iter().flatten().enumerate() {
         validate_rule(rule, &format!("{field}.syscalls[{index}]"), findings);
     }
+}
+
+fn validate_listener(seccomp: &LinuxSeccomp, field: &str, findings: &mut Findings) {
+    // an empty path is none, as other runtimes have it
+    let path = seccomp.listener_path().as_ref().filter(|path| !path.as_os_str().is_empty());
+    let metadata = seccomp.listener_metadata().as_ref().is_some_and(|metadata| !metadata.is_empty());
+    match (path, notifies(seccomp)) {
+        (None, true) => {
+            findings
+                .problem(format!("{field}.listenerPath"), "is missing, and SCMP_ACT_NOTIFY needs an agent");
+        }
+        (Some(_), false) => {
+            findings.warn(format!("{field}.listenerPath"), "is not used: no rule has SCMP_ACT_NOTIFY");
+        }
+        (None, false) | (Some(_), true) => {}
+    }
+    if metadata && path.is_none() {
+        findings.problem(format!("{field}.listenerMetadata"), "must not be set without listenerPath");
+    }
+    for (index, flag) in seccomp.flags().iter().flatten().enumerate() {
+        if *flag == LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv && !notifies(seccomp) {
+            findings.warn(format!("{field}.flags[{index}]"), "has no effect without SCMP_ACT_NOTIFY");
+        }
+    }
+}
+
+/// Whether an agent is to be asked for some calls.
+pub fn notifies(seccomp: &LinuxSeccomp) -> bool {
+    let mut rules = seccomp.syscalls().iter().flatten();
+    rules.any(|rule| rule.action() == LinuxSeccompAction::ScmpActNotify)
+}
+
+/// What the plan says of the listener.
+pub fn describe_listener(seccomp: &LinuxSeccomp) -> Option<String> {
+    let path = seccomp.listener_path().as_ref().filter(|_| notifies(seccomp))?;
+    Some(format!("send the listener of the seccomp filter to the agent at {path:?}, once init has loaded it"))
 }
 
 fn validate_rule(rule: &LinuxSyscall, field: &str, findings: &mut Findings) {
     if rule.names().is_empty() {
         findings.problem(format!("{field}.names"), "names no system call");
     }
-    if rule.action() == LinuxSeccompAction::ScmpActNotify {
-        let why = if rule.names().iter().any(|name| name == "write") {
-            "SCMP_ACT_NOTIFY on write would stop the runtime itself before it can hand the listener over"
-        } else {
-            "SCMP_ACT_NOTIFY is not supported yet"
-        };
-        findings.problem(format!("{field}.action"), why);
+    if rule.action() == LinuxSeccompAction::ScmpActNotify && rule.names().iter().any(|name| name == "write") {
+        findings.problem(
+            format!("{field}.action"),
+            "SCMP_ACT_NOTIFY on write would stop init before it can hand the listener over",
+        );
     }
     validate_errno(rule.action(), rule.errno_ret(), format!("{field}.errnoRet"), findings);
     for (index, argument) in rule.args().iter().flatten().enumerate() {
@@ -89,7 +125,7 @@ pub fn unknown_names(seccomp: &LinuxSeccomp, findings: &mut Findings) {
     }
 }
 
-/// The actions that a profile may hold; SCMP_ACT_NOTIFY is refused by [`validate`].
+/// The actions that a profile may hold.
 pub const ACTIONS: &[LinuxSeccompAction] = &[
     LinuxSeccompAction::ScmpActKill,
     LinuxSeccompAction::ScmpActKillProcess,
@@ -99,6 +135,7 @@ pub const ACTIONS: &[LinuxSeccompAction] = &[
     LinuxSeccompAction::ScmpActTrace,
     LinuxSeccompAction::ScmpActLog,
     LinuxSeccompAction::ScmpActAllow,
+    LinuxSeccompAction::ScmpActNotify,
 ];
 
 /// How an argument can be compared.
@@ -117,6 +154,7 @@ pub const FLAGS: &[LinuxSeccompFilterFlag] = &[
     LinuxSeccompFilterFlag::SeccompFilterFlagLog,
     LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow,
     LinuxSeccompFilterFlag::SeccompFilterFlagTsync,
+    LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv,
 ];
 
 /// The architectures that a profile may list.
@@ -156,11 +194,13 @@ pub fn architectures() -> impl Iterator<Item = Arch> {
     ARCHITECTURES.iter().copied().filter(taken)
 }
 
+/// 0 is an errno: the call does nothing and succeeds.
 fn validate_errno(action: LinuxSeccompAction, errno: Option<u32>, field: String, findings: &mut Findings) {
     let Some(errno) = errno else { return };
+    let highest = if action == LinuxSeccompAction::ScmpActErrno { MAX_ERRNO } else { u16::MAX.into() };
     match action {
-        LinuxSeccompAction::ScmpActErrno | LinuxSeccompAction::ScmpActTrace if errno > u16::MAX.into() => {
-            findings.problem(field, format!("{errno} is above {}", u16::MAX));
+        LinuxSeccompAction::ScmpActErrno | LinuxSeccompAction::ScmpActTrace if errno > highest => {
+            findings.problem(field, format!("{errno} is above {highest}"));
         }
         LinuxSeccompAction::ScmpActErrno | LinuxSeccompAction::ScmpActTrace => {}
         LinuxSeccompAction::ScmpActKill
@@ -177,41 +217,83 @@ fn validate_errno(action: LinuxSeccompAction, errno: Option<u32>, field: String,
 
 /// The flags of seccomp(2) for this profile. Without `flags` it is SPEC_ALLOW: a filter does not slow programs down on
 /// kernels before 5.16, which else tie it to the mitigation of speculative store bypass. An empty list is no flag.
-/// TSYNC is left out, for init has one thread.
+/// TSYNC is left out, for init has one thread (and a failure of it would look like a listener). A listener is made where
+/// a rule wants one.
 pub fn flags(seccomp: &LinuxSeccomp) -> u64 {
-    let Some(flags) = seccomp.flags() else { return FLAG_SPEC_ALLOW };
-    flags.iter().fold(0, |all, flag| all | flag_number(*flag))
+    let listener = if notifies(seccomp) { FLAG_NEW_LISTENER } else { 0 };
+    let Some(flags) = seccomp.flags() else { return FLAG_SPEC_ALLOW | listener };
+    flags.iter().fold(listener, |all, flag| all | flag_number(*flag, listener != 0))
 }
 
-/// The number of seccomp(2) for a flag; 0 for one that has no effect here.
-pub fn flag_number(flag: LinuxSeccompFilterFlag) -> u64 {
+/// The number of seccomp(2) for a flag; 0 for one that has no effect in init.
+fn flag_number(flag: LinuxSeccompFilterFlag, listener: bool) -> u64 {
     match flag {
         LinuxSeccompFilterFlag::SeccompFilterFlagLog => FLAG_LOG,
         LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => FLAG_SPEC_ALLOW,
         LinuxSeccompFilterFlag::SeccompFilterFlagTsync => 0,
-        // the kernel takes it only together with a listener
+        LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv if listener => FLAG_WAIT_KILLABLE_RECV,
         LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => 0,
     }
 }
 
-/// Makes the program. The system calls of an architecture that the profile does not list kill the thread, as libseccomp
-/// has it. An error when libseccomp refuses an architecture or a rule, or the program is too long for the kernel.
-pub fn compile(seccomp: &LinuxSeccomp) -> anyhow::Result<Vec<Instruction>> {
-    let rules = seccomp.syscalls().as_deref().unwrap_or_default();
-    let tree = rules.iter().map(|rule| rule.names().len()).sum::<usize>() >= TREE_FROM;
-    compile_as(seccomp, tree)
+/// Whether this kernel has the flag.
+pub fn is_supported(flag: LinuxSeccompFilterFlag) -> bool {
+    supports_seccomp_flag(match flag {
+        LinuxSeccompFilterFlag::SeccompFilterFlagTsync => FLAG_TSYNC,
+        LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {
+            FLAG_WAIT_KILLABLE_RECV | FLAG_NEW_LISTENER
+        }
+        LinuxSeccompFilterFlag::SeccompFilterFlagLog | LinuxSeccompFilterFlag::SeccompFilterFlagSpecAllow => {
+            flag_number(flag, false)
+        }
+    })
 }
 
-fn compile_as(seccomp: &LinuxSeccomp, tree: bool) -> anyhow::Result<Vec<Instruction>> {
+/// An error when this kernel lacks a flag that the profile cannot do without.
+pub fn check_flags(seccomp: &LinuxSeccomp) -> anyhow::Result<()> {
+    let wanted = LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv;
+    if flags(seccomp) & FLAG_WAIT_KILLABLE_RECV != 0 && !is_supported(wanted) {
+        bail!("linux.seccomp.flags: {wanted}: this kernel has it not (Linux 5.19 has)");
+    }
+    Ok(())
+}
+
+/// Whether libseccomp can make a filter for an architecture.
+pub fn knows_architecture(arch: Arch) -> bool {
+    ScmpSyscall::from_name_by_arch("read", architecture(arch)).is_ok()
+}
+
+/// Everything that a program may answer to a call of this machine with this number (`SECCOMP_RET_*` with data).
+pub fn answers(program: &[Instruction], number: libc::c_long) -> anyhow::Result<BTreeSet<u32>> {
+    tree::answers(program, tree::NATIVE_ARCH, u32::try_from(number)?)
+}
+
+/// Whether a call goes through with this answer, without anybody being asked.
+pub fn lets_through(answer: u32) -> bool {
+    matches!(answer, RETURN_ALLOW | RETURN_LOG)
+}
+
+/// Makes the program: what libseccomp makes of the profile, laid out as a [`tree`], with `ENOSYS` for what is [`newer`] than the
+/// profile. The system calls of an architecture that the profile does not list kill the thread, as libseccomp has it. An
+/// error when libseccomp refuses an architecture or a rule, or the program is too long for the kernel.
+pub fn compile(seccomp: &LinuxSeccomp) -> anyhow::Result<Vec<Instruction>> {
+    let default = seccomp.default_action().as_u32(seccomp.default_errno_ret());
+    let program = tree::lay_out(&list(seccomp)?, default, &newer::newer(seccomp))
+        .context("linux.seccomp: lay the filter program out")?;
+    if program.len() > MAX_INSTRUCTIONS {
+        bail!("linux.seccomp: {} instructions, and the kernel takes {MAX_INSTRUCTIONS}", program.len());
+    }
+    Ok(program)
+}
+
+/// libseccomp's program, which asks for one number after the other.
+fn list(seccomp: &LinuxSeccomp) -> anyhow::Result<Vec<Instruction>> {
     let default = action(seccomp.default_action(), seccomp.default_errno_ret());
     let mut filter = ScmpFilterContext::new(default).context("linux.seccomp.defaultAction")?;
     for (index, arch) in seccomp.architectures().iter().flatten().enumerate() {
         filter
             .add_arch(architecture(*arch))
             .with_context(|| format!("linux.seccomp.architectures[{index}]: {arch}"))?;
-    }
-    if tree {
-        filter.set_ctl_optimize(2).context("linux.seccomp: choose a binary tree")?;
     }
     for (index, rule) in seccomp.syscalls().iter().flatten().enumerate() {
         add(&mut filter, rule, default).with_context(|| format!("linux.seccomp.syscalls[{index}]"))?;
@@ -325,11 +407,7 @@ fn export(filter: &ScmpFilterContext) -> anyhow::Result<Vec<Instruction>> {
     let mut bytes = Vec::new();
     file.rewind()?;
     file.read_to_end(&mut bytes)?;
-    let program = from_bytes(&bytes)?;
-    if program.len() > MAX_INSTRUCTIONS {
-        bail!("{} instructions, and the kernel takes {MAX_INSTRUCTIONS}", program.len());
-    }
-    Ok(program)
+    from_bytes(&bytes)
 }
 
 fn memory_file() -> nix::Result<std::os::fd::OwnedFd> {
@@ -369,5 +447,4 @@ pub fn from_bytes(bytes: &[u8]) -> anyhow::Result<Vec<Instruction>> {
 }
 
 #[cfg(test)]
-#[path = "seccomp_tests.rs"]
 mod tests;

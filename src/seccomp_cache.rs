@@ -1,8 +1,12 @@
 //! Compiled seccomp programs, kept by content.
 //!
-//! libseccomp needs about 9 ms for Docker's profile, on each create and exec; reading the program back takes 0.05. The
-//! directory `.@seccomp` below the state root (no container id has an `@`) holds one file for each profile. Whatever is
-//! wrong with it, an owner, a length, a byte, only means that the program is compiled again.
+//! libseccomp needs about 9 ms for Docker's profile on each create; reading the program back takes 0.05. The directory
+//! `.@seccomp` below the state root (no container id has an `@`) holds one file for each profile.
+//!
+//! A program that somebody else has put there would take a container's filter away. So the directory and the file must belong
+//! to the caller and to nobody else, by owner and mode, which are looked at on the open descriptors, never by name; links
+//! are not followed. A file begins with everything that its program was made of, and is taken only for just that. Whatever
+//! is wrong with it, an owner, a length, a byte, only means that the program is compiled again.
 
 use std::fs::File;
 use std::hash::{DefaultHasher, Hasher};
@@ -22,7 +26,7 @@ use crate::sys::bpf::Instruction;
 /// The name of the cache's directory, which can't be a container's id.
 pub const DIRECTORY: &str = ".@seccomp";
 /// To be raised when the layout of a file changes, or what [`seccomp::compile`] makes of a profile.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 const MAGIC: &[u8; 8] = b"BERTHBPF";
 /// A profile of a few hundred names has 20 KB.
 const MAX_FILE: u64 = 1 << 20;
@@ -47,10 +51,15 @@ pub fn program(root: BorrowedFd<'_>, seccomp: &LinuxSeccomp) -> anyhow::Result<V
     Ok(program)
 }
 
-/// Everything that the program depends on in a profile, as JSON.
+/// The profile as JSON, without what only says who listens.
 fn key(seccomp: &LinuxSeccomp) -> anyhow::Result<Vec<u8>> {
-    let parts =
-        (seccomp.default_action(), seccomp.default_errno_ret(), seccomp.architectures(), seccomp.syscalls());
+    let parts = (
+        seccomp.default_action(),
+        seccomp.default_errno_ret(),
+        seccomp.architectures(),
+        seccomp.flags(),
+        seccomp.syscalls(),
+    );
     serde_json::to_vec(&parts).context("linux.seccomp: write as JSON")
 }
 
@@ -59,15 +68,19 @@ fn header(key: &[u8]) -> Vec<u8> {
     let mut header = Vec::with_capacity(key.len() + 64);
     header.extend_from_slice(MAGIC);
     header.extend_from_slice(&FORMAT.to_ne_bytes());
-    let library = libseccomp::ScmpVersion::current().map_or((0, 0, 0), |v| (v.major, v.minor, v.micro));
-    for number in [library.0, library.1, library.2] {
-        header.extend_from_slice(&number.to_ne_bytes());
-    }
-    for part in [env!("CARGO_PKG_VERSION").as_bytes(), std::env::consts::ARCH.as_bytes(), key] {
+    for part in makers().iter().map(String::as_bytes).chain([key]) {
         header.extend_from_slice(&(part.len() as u64).to_ne_bytes());
         header.extend_from_slice(part);
     }
     header
+}
+
+/// Whatever else a program depends on: berth and libseccomp by their versions, and the machine. The kernel is not among it:
+/// no call is looked for there.
+fn makers() -> [String; 3] {
+    let library = libseccomp::ScmpVersion::current()
+        .map_or_else(|_| String::new(), |v| format!("{}.{}.{}", v.major, v.minor, v.micro));
+    [env!("CARGO_PKG_VERSION").to_owned(), library, std::env::consts::ARCH.to_owned()]
 }
 
 /// SipHash with fixed keys: the same in every process. A change of it with the compiler only means a miss.
@@ -90,15 +103,20 @@ fn directory(root: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
         }
         result => result?,
     };
-    let stat = fstat(&directory)?;
-    let private = stat.st_uid == geteuid().as_raw() && stat.st_mode & 0o077 == 0;
-    if private { Ok(directory) } else { Err(Errno::EPERM) }
+    if is_private(directory.as_fd())? { Ok(directory) } else { Err(Errno::EPERM) }
+}
+
+/// Whether nobody but the caller can have written there. An access list gives no more than the mode shows (acl(5)).
+fn is_private(file: BorrowedFd<'_>) -> nix::Result<bool> {
+    let stat = fstat(file)?;
+    Ok(stat.st_uid == geteuid().as_raw() && stat.st_mode & 0o077 == 0)
 }
 
 /// `None` for anything but a whole file with this very header.
 fn load(directory: BorrowedFd<'_>, name: &str, header: &[u8]) -> Option<Vec<Instruction>> {
     let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
     let file = File::from(openat(directory, name, flags, Mode::empty()).ok()?);
+    is_private(file.as_fd()).ok().filter(|private| *private)?;
     let mut bytes = Vec::with_capacity(header.len() + 8192);
     file.take(MAX_FILE).read_to_end(&mut bytes).ok()?;
     let rest = bytes.strip_prefix(header)?;
@@ -231,6 +249,79 @@ mod tests {
         std::fs::set_permissions(&place, std::fs::Permissions::from_mode(0o777)).unwrap();
         program(fd.as_fd(), &profile(5)).unwrap();
         assert!(files(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn a_file_that_others_can_write_is_not_used() {
+        let (dir, fd) = root();
+        let compiled = program(fd.as_fd(), &profile(5)).unwrap();
+        let [file] = files(dir.path()).try_into().unwrap();
+        let kept = directory(fd.as_fd()).unwrap();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        store(&kept, name, &header(&key(&profile(5)).unwrap()), &PLANTED).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o620)).unwrap();
+        assert_eq!(program(fd.as_fd(), &profile(5)).unwrap(), compiled);
+        // it is replaced by one that is right
+        assert_eq!(file.metadata().unwrap().mode() & 0o7777, 0o600);
+    }
+
+    #[test]
+    fn a_file_that_is_a_link_or_a_pipe_or_a_directory_is_not_used() {
+        let (dir, fd) = root();
+        let compiled = program(fd.as_fd(), &profile(5)).unwrap();
+        let [file] = files(dir.path()).try_into().unwrap();
+        let kept = directory(fd.as_fd()).unwrap();
+        let name = file.file_name().unwrap().to_str().unwrap();
+        store(&kept, name, &header(&key(&profile(5)).unwrap()), &PLANTED).unwrap();
+        let elsewhere = dir.path().join("elsewhere");
+        std::fs::rename(&file, &elsewhere).unwrap();
+        let took = || load(kept.as_fd(), name, &header(&key(&profile(5)).unwrap()));
+        symlink(&elsewhere, &file).unwrap();
+        assert_eq!(took(), None);
+        assert_eq!(program(fd.as_fd(), &profile(5)).unwrap(), compiled, "and the link is replaced");
+        assert!(file.symlink_metadata().unwrap().is_file());
+        for make in [(|path| nix::unistd::mkfifo(path, Mode::S_IRWXU).unwrap()) as fn(&Path), |path| {
+            std::fs::create_dir(path).unwrap()
+        }] {
+            std::fs::remove_file(&file).unwrap();
+            make(&file);
+            assert_eq!(took(), None);
+            assert_eq!(program(fd.as_fd(), &profile(5)).unwrap(), compiled);
+        }
+    }
+
+    #[test]
+    fn every_part_of_the_profile_and_every_maker_is_in_the_key() {
+        let of = |value: serde_json::Value| key(&serde_json::from_value(value).unwrap()).unwrap();
+        let rule = json!({"names": ["mkdir"], "action": "SCMP_ACT_ERRNO", "errnoRet": 5,
+            "args": [{"index": 0, "value": 1, "valueTwo": 2, "op": "SCMP_CMP_MASKED_EQ"}]});
+        let base = json!({"defaultAction": "SCMP_ACT_ERRNO", "defaultErrnoRet": 1, "flags": [],
+            "architectures": ["SCMP_ARCH_X86_64"], "syscalls": [rule]});
+        for (place, value) in [
+            ("/defaultAction", json!("SCMP_ACT_TRACE")),
+            ("/defaultErrnoRet", json!(2)),
+            ("/flags", json!(["SECCOMP_FILTER_FLAG_LOG"])),
+            ("/architectures", json!([])),
+            ("/syscalls", json!([])),
+            ("/syscalls/0/names", json!(["mkdirat"])),
+            ("/syscalls/0/action", json!("SCMP_ACT_TRACE")),
+            ("/syscalls/0/errnoRet", json!(0)),
+            ("/syscalls/0/args/0/index", json!(1)),
+            ("/syscalls/0/args/0/value", json!(2)),
+            ("/syscalls/0/args/0/valueTwo", json!(1)),
+            ("/syscalls/0/args/0/op", json!("SCMP_CMP_EQ")),
+        ] {
+            let mut changed = base.clone();
+            *changed.pointer_mut(place).unwrap() = value;
+            assert_ne!(of(changed), of(base.clone()), "{place}");
+        }
+        let whole = header(b"key");
+        let [berth, library, machine] = makers();
+        assert!(!library.is_empty());
+        for part in [berth.as_bytes(), library.as_bytes(), machine.as_bytes(), b"key", &FORMAT.to_ne_bytes()]
+        {
+            assert!(whole.windows(part.len()).any(|window| window == part), "{part:?}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ use nix::unistd::{getpgrp, read, tcgetpgrp, write};
 
 use crate::sys::terminal::{self, Size};
 
-/// A socket that somebody waits at for one descriptor (`--console-socket`, `--pidfd-socket`).
+/// A socket that somebody waits at for one descriptor (`--console-socket`, `--pidfd-socket`, `listenerPath`).
 #[derive(Debug)]
 pub struct Receiver {
     socket: OwnedFd,
@@ -60,21 +60,24 @@ impl Receiver {
         }
     }
 
-    /// Sends one message with one descriptor. The text must not be empty: a stream would drop the descriptor.
+    /// Sends one message with one descriptor, which goes with its first bytes. The text must not be empty: a stream would
+    /// drop the descriptor.
     pub fn send(&self, fd: BorrowedFd<'_>, text: &str) -> Result<()> {
         let fds = [fd.as_raw_fd()];
         let control = [ControlMessage::ScmRights(&fds)];
-        loop {
-            let slices = [IoSlice::new(text.as_bytes())];
-            match sendmsg::<()>(self.socket.as_raw_fd(), &slices, &control, MsgFlags::MSG_NOSIGNAL, None) {
+        let (mut rest, mut control) = (text.as_bytes(), control.as_slice());
+        while !rest.is_empty() {
+            let slices = [IoSlice::new(rest)];
+            match sendmsg::<()>(self.socket.as_raw_fd(), &slices, control, MsgFlags::MSG_NOSIGNAL, None) {
                 Err(Errno::EINTR) => {}
                 result => {
-                    return result
-                        .map(drop)
-                        .with_context(|| format!("{}: send to {:?}", self.option, self.path));
+                    let sent = result.with_context(|| format!("{}: send to {:?}", self.option, self.path))?;
+                    rest = rest.get(sent..).unwrap_or_default();
+                    control = &[];
                 }
             }
         }
+        Ok(())
     }
 }
 

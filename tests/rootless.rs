@@ -11,7 +11,7 @@ use std::process::Command;
 
 use serde_json::json;
 use support::user::{USER, as_user, users};
-use support::{Bundle, Said, View, cgroup_of, only_v2, say, shell, skip, unique};
+use support::{Agent, Bundle, MKDIR, Said, UMASK, View, cgroup_of, only_v2, say, shell, skip, unique};
 
 #[test]
 fn a_container_of_an_ordinary_user_runs_and_leaves_nothing() {
@@ -20,6 +20,41 @@ fn a_container_of_an_ordinary_user_runs_and_leaves_nothing() {
     assert_eq!(said.out, format!("0\n 0 {USER} 1\n"));
     let left = fs::read_dir(b.scratch().join("runtime-dir/berth")).unwrap().count();
     assert_eq!(left, 0);
+}
+
+#[test]
+fn a_seccomp_agent_answers_for_an_ordinary_users_container() {
+    // the listener of the first comes with sendmsg, which the second does not let through
+    for (also, works) in [("getcwd", true), ("sendmsg", false)] {
+        for privileges in [true, false] {
+            let Some(b) = users("umask; mkdir /tmp/x 2>&1; true") else { return };
+            let agent = Agent::listen(&b.scratch().join("agent.sock"));
+            let b = b.with(|c| {
+                let rule =
+                    json!({ "names": ["umask", "mkdir", "mkdirat", also], "action": "SCMP_ACT_NOTIFY" });
+                c["process"]["noNewPrivileges"] = json!(privileges);
+                c["linux"]["seccomp"] = json!({
+                    "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": agent.path, "syscalls": [rule],
+                });
+            });
+            b.save();
+            let said = as_user(&b, &["run", &b.id]);
+            if works {
+                assert_eq!(
+                    said.ok().out,
+                    format!("{UMASK:04o}\nmkdir: can't create directory '/tmp/x': {MKDIR}\n")
+                );
+            } else {
+                let said = said.fails(1, "take the listener from init: operation not permitted");
+                assert!(said.err.contains("hint: only the host's root may"), "{said:?}");
+                assert_eq!(
+                    fs::read_dir(b.scratch().join("runtime-dir/berth")).unwrap().count(),
+                    1,
+                    "the cache"
+                );
+            }
+        }
+    }
 }
 
 #[test]

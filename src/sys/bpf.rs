@@ -29,6 +29,9 @@ const SECCOMP_SET_MODE_FILTER: libc::c_uint = 1;
 /// `SECCOMP_FILTER_FLAG_NEW_LISTENER` of seccomp(2): the answer is a descriptor.
 pub const FLAG_NEW_LISTENER: u64 = 8;
 
+/// `SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV` of seccomp(2), kernel 5.19: only with a listener.
+pub const FLAG_WAIT_KILLABLE_RECV: u64 = 1 << 5;
+
 /// Whether the kernel takes these `SECCOMP_FILTER_FLAG_*`: asked without a program, it complains of that (`EFAULT`) and
 /// not of the flags (`EINVAL`).
 pub fn supports_seccomp_flag(flags: u64) -> bool {

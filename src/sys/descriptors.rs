@@ -1,6 +1,6 @@
 //! File descriptors that were not opened here, and closing in bulk.
 
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use super::answer;
 
@@ -31,8 +31,7 @@ pub fn cloexec_from(first: RawFd) -> nix::Result<()> {
 
 /// dup3(2) onto a fixed number that this process does not own, without close-on-exec: for the standard streams and the
 /// preserved descriptors of a process that is about to become another program.
-pub fn place(from: std::os::fd::BorrowedFd<'_>, number: RawFd) -> nix::Result<()> {
-    use std::os::fd::AsRawFd;
+pub fn place(from: BorrowedFd<'_>, number: RawFd) -> nix::Result<()> {
     if from.as_raw_fd() == number {
         // SAFETY: plain integers; dup3 refuses equal numbers, so only the flag is cleared.
         answer(unsafe { libc::fcntl(number, libc::F_SETFD, 0) }.into())?;
@@ -47,6 +46,46 @@ pub fn place(from: std::os::fd::BorrowedFd<'_>, number: RawFd) -> nix::Result<()
 pub fn received(number: RawFd) -> OwnedFd {
     // SAFETY: the kernel installed it for this caller and nobody else knows it.
     unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// sendmsg(2) of one message with one descriptor (`SCM_RIGHTS`), which need not be ours to keep. Allocates nothing.
+pub fn send_with(socket: BorrowedFd<'_>, message: &[u8], passed: BorrowedFd<'_>) -> nix::Result<()> {
+    const LENGTH: libc::c_uint = size_of::<RawFd>() as libc::c_uint;
+    // room for one control message, aligned as its header wants it
+    let mut control = [0_u64; 4];
+    let mut slice = libc::iovec { iov_base: message.as_ptr().cast_mut().cast(), iov_len: message.len() };
+    // SAFETY: all fields are integers and pointers, for which zero is a value.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_iov = &raw mut slice;
+    header.msg_iovlen = 1;
+    header.msg_control = control.as_mut_ptr().cast();
+    // SAFETY: only computes.
+    header.msg_controllen = unsafe { libc::CMSG_SPACE(LENGTH) } as _;
+    // SAFETY: the header's control buffer is set and longer than one control message.
+    let first = unsafe { libc::CMSG_FIRSTHDR(&raw const header) };
+    // SAFETY: only computes.
+    let length = unsafe { libc::CMSG_LEN(LENGTH) } as _;
+    // SAFETY: `first` points into `control`, which is zeroed, aligned and long enough.
+    let rights = unsafe { &mut *first };
+    rights.cmsg_len = length;
+    rights.cmsg_level = libc::SOL_SOCKET;
+    rights.cmsg_type = libc::SCM_RIGHTS;
+    // SAFETY: `first` points to a header with room for one descriptor behind it.
+    let data = unsafe { libc::CMSG_DATA(first) };
+    // SAFETY: the room behind the header is that of one descriptor; it need not be aligned.
+    unsafe { data.cast::<RawFd>().write_unaligned(passed.as_raw_fd()) };
+    // SAFETY: the header, what it points to and the message live across the call.
+    let sent = unsafe { libc::sendmsg(socket.as_raw_fd(), &raw const header, libc::MSG_NOSIGNAL) };
+    answer(sent as libc::c_long)?;
+    Ok(())
+}
+
+/// The number that the next descriptor of this process gets: the lowest that is free (open(2)).
+pub fn next_number() -> nix::Result<RawFd> {
+    // SAFETY: plain integers.
+    let number = answer(unsafe { libc::syscall(libc::SYS_epoll_create1, libc::O_CLOEXEC) })? as RawFd;
+    drop(received(number));
+    Ok(number)
 }
 
 /// fstat(2) of a number that may not be open; `None` when it is not.

@@ -161,6 +161,14 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> nix::Result<()> 
     Ok(())
 }
 
+/// pidfd_getfd(2): a copy of another process's descriptor. Needs the right to trace that process (ptrace(2)).
+pub fn pidfd_getfd(pidfd: BorrowedFd<'_>, number: RawFd) -> nix::Result<OwnedFd> {
+    // SAFETY: plain integers.
+    let fd = answer(unsafe { libc::syscall(libc::SYS_pidfd_getfd, pidfd.as_raw_fd(), number, 0) })?;
+    // SAFETY: a fresh descriptor that nobody else knows.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
+}
+
 /// setns(2) with a pidfd: all the namespaces in `flags` at once (kernel 5.8).
 pub fn setns(fd: BorrowedFd<'_>, flags: u64) -> nix::Result<()> {
     // SAFETY: plain integers.

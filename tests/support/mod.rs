@@ -12,6 +12,7 @@
 )]
 #![allow(clippy::string_slice, clippy::print_stderr, clippy::let_underscore_must_use)]
 
+mod agent;
 mod bundle;
 mod kernel;
 pub mod terminal;
@@ -19,6 +20,7 @@ pub mod user;
 mod view;
 mod wait;
 
+pub use agent::{Agent, MKDIR, UMASK};
 pub use bundle::{Bundle, Container, anyones_bundle, bundle, mapped_bundle};
 pub use kernel::{
     MountLine, cgroup_dirs, cgroup_of, cgroup_value, mountinfo, namespace, only_v2, status_field,

@@ -182,7 +182,7 @@ fn what_spec_writes_for_the_user_runs_at_once() {
     let typed = b.scratch().join("typed");
     fs::write(
         &typed,
-        "id -u; ls /sys/fs/cgroup >/dev/null && echo cgroup; ls /sys/kernel >/dev/null && echo sys\n",
+        "id -u; ls /sys/fs/cgroup >/dev/null && echo cgroup; ls /sys/kernel >/dev/null && echo sys; exit\n",
     )
     .unwrap();
     let mut run =

@@ -21,10 +21,12 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 use crate::sys::mounts::{MountAttr, MountFd, attr, set_attributes};
 use crate::sys::tasks::{CStrings, execve_file};
 
+/// The copy is never mapped for writing, so that the seal on future writes forbids all of them. `F_SEAL_WRITE` would be refused
+/// (`EBUSY`) while the kernel holds a page of the copy, as it does when it moves memory about.
 const SEALS: SealFlag = SealFlag::F_SEAL_SEAL
     .union(SealFlag::F_SEAL_SHRINK)
     .union(SealFlag::F_SEAL_GROW)
-    .union(SealFlag::F_SEAL_WRITE);
+    .union(SealFlag::F_SEAL_FUTURE_WRITE);
 
 /// The environment variables that the runtime reads.
 const OURS: [&str; 6] =

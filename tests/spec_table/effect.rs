@@ -37,9 +37,13 @@ pub fn outcome(config: &Value) -> Outcome {
     let spec = read(config, &mut findings);
     let plans = [v1(), v2()].map(|layout| {
         let mut plan = plan::make(&spec, Path::new("/bundle"), &request(), &host(layout), &mut findings);
-        // the profile is kept as it was read: what counts is the program
+        // the profile is kept as it was read: what counts is the program, and who gets its listener
         let profile = plan.seccomp.take();
-        let filter = profile.map(|profile| (seccomp::compile(&profile).ok(), seccomp::flags(&profile)));
+        let filter = profile.map(|profile| {
+            let listener = seccomp::describe_listener(&profile)
+                .map(|listener| (listener, profile.listener_metadata().clone()));
+            (seccomp::compile(&profile).ok(), seccomp::flags(&profile), listener)
+        });
         format!("{plan:?} {filter:?}")
     });
     Outcome { plans, problems: lines(&findings.problems), warnings: lines(&findings.warnings) }

@@ -4,6 +4,7 @@
 //! the calls that are written out in [`become_program`] are made, and what they report was put together before.
 //! A step that fails ends init; the failure travels whole to the runtime or, past the gate, to the starter.
 
+mod refusals;
 mod supervised;
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
@@ -31,6 +32,7 @@ use crate::sys::landlock::restrict_self;
 use crate::sys::tasks::{self, CStrings, Clone, Cloned};
 use crate::sys::{credentials, descriptors, paths, terminal};
 use crate::sysctl;
+use refusals::{Refusals, Step};
 
 /// The runtime has ended; nobody is there to hear why init ends too.
 const EXIT_ABANDONED: i32 = 254;
@@ -543,78 +545,6 @@ type Load<'a> = dyn FnMut() -> Result<(), (Step, Errno)> + 'a;
 fn load_plainly(seccomp: Option<(&[Instruction], u64)>) -> Result<(), (Step, Errno)> {
     let Some((program, flags)) = seccomp else { return Ok(()) };
     load_seccomp(program, flags).map(drop).map_err(|errno| (Step::Seccomp, errno))
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Step {
-    Bounding,
-    Landlock,
-    Seccomp,
-    SecondListener,
-    HandOver,
-    Wait,
-    Attendant,
-    User,
-    Capabilities,
-    Cwd,
-}
-
-/// The messages of the last steps' failures, put together while memory can still be had.
-struct Refusals {
-    steps: Vec<(Step, Vec<u8>)>,
-    exec: Vec<(Errno, Vec<u8>)>,
-    other: Vec<u8>,
-}
-
-impl Refusals {
-    fn new(executable: &Executable) -> Self {
-        let message = |failure: anyhow::Error| {
-            serde_json::to_vec(&FromInit::Failed(Failure::from(&failure))).unwrap_or_default()
-        };
-        let steps = [
-            (Step::Bounding, "process.capabilities.bounding: cannot be dropped"),
-            (
-                Step::Landlock,
-                "Landlock: the rule set cannot be put in force (it needs noNewPrivileges or CAP_SYS_ADMIN, and 16 are the most that a process can have)",
-            ),
-            (Step::Seccomp, "linux.seccomp: the kernel refused the filter"),
-            (
-                Step::SecondListener,
-                "linux.seccomp: SCMP_ACT_NOTIFY: a filter around berth has a listener, and the kernel allows one",
-            ),
-            (Step::HandOver, "linux.seccomp: SCMP_ACT_NOTIFY: the listener cannot be handed over"),
-            (
-                Step::Wait,
-                "linux.seccomp: the filter or its agent keeps init from waiting for start: read, poll, accept4",
-            ),
-            (Step::Attendant, "hooks.startContainer: the process that runs them has failed"),
-            (Step::User, "process.user: the ids cannot be set (are they mapped in the user namespace?)"),
-            (Step::Capabilities, "process.capabilities: cannot be set"),
-            (Step::Cwd, "process.cwd: chdir: permission denied"),
-        ];
-        let reasons = [
-            Errno::EACCES,
-            Errno::ENOENT,
-            Errno::ENOEXEC,
-            Errno::EPERM,
-            Errno::E2BIG,
-            Errno::ENOMEM,
-            Errno::ETXTBSY,
-        ];
-        Self {
-            steps: steps.map(|(step, text)| (step, message(anyhow::anyhow!(text)))).into(),
-            exec: reasons.map(|errno| (errno, message(executable.refusal(Some(errno))))).into(),
-            other: message(executable.refusal(None)),
-        }
-    }
-
-    fn of(&self, step: Step) -> &[u8] {
-        self.steps.iter().find(|(of, _)| *of == step).map_or(&self.other, |(_, message)| message)
-    }
-
-    fn of_exec(&self, errno: Errno) -> &[u8] {
-        self.exec.iter().find(|(of, _)| *of == errno).map_or(&self.other, |(_, message)| message)
-    }
 }
 
 /// Tells what went wrong and ends.

@@ -9,6 +9,7 @@ pub mod config;
 pub mod container;
 pub mod creation;
 pub mod credentials;
+mod deletion;
 pub mod devices;
 pub mod error;
 pub mod events;

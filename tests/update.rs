@@ -489,7 +489,7 @@ fn on_v2_a_controller_that_an_update_brings_is_enabled_above() {
         let wrong = json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": 8 * MIB }], "unified": { "cgroup.max.depth": "x" } });
         c.send(&wrong).fails(1, "cgroup.max.depth");
         assert_eq!(c.read("hugetlb.2MB.max"), (4 * MIB).to_string());
-        c.send(&json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": -1 }] })).ok();
+        c.send(&json!({ "hugepageLimits": [{ "pageSize": "2MB", "limit": i64::MAX }] })).ok();
         assert_eq!(c.read("hugetlb.2MB.max"), "max");
     } else {
         support::skip("no hugetlb on cgroup v2");

@@ -125,9 +125,6 @@ pub fn cases() -> Vec<Case> {
             let given = json!({ "org.opencontainers.of-tomorrow": "1", "org.example.unknown": "2" });
             t.bundle()?.set("/annotations", given).report().map(drop)
         }),
-        Case::new("config/platform/other-objects", &["property-unknown"], |t| {
-            t.bundle()?.set("/freebsd", json!({})).report().map(drop)
-        }),
     ];
     let places = [
         "",

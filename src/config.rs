@@ -15,6 +15,7 @@ use serde_path_to_error::Segment;
 use crate::credentials::{kernel_has_more, unknown_capabilities};
 use crate::error::hinted;
 use crate::findings::Findings;
+use crate::platforms;
 use crate::spec::VERSION;
 
 /// A longer `config.json` is refused (bytes).
@@ -123,6 +124,7 @@ pub fn parse(text: &[u8], findings: &mut Findings) -> Result<Spec> {
     let mut spec: Spec = decode(
         text,
         |value, findings| {
+            take_other_platforms(value, findings);
             if let Some(process) = value.get_mut("process") {
                 complete(process);
                 complete_scheduling(process);
@@ -158,8 +160,9 @@ fn unread(text: &[u8], spec: &Spec, findings: &mut Findings) -> Result<()> {
         return Ok(());
     }
     let value: Value = serde_json::from_slice(text)?;
-    if value.get("freebsd").is_some_and(|section| !section.is_null()) {
-        findings.problem("freebsd", "is for FreeBSD: berth makes containers of Linux");
+    let told = findings.problems.iter().any(|problem| problem.field == "freebsd");
+    if !told && value.get("freebsd").is_some_and(|section| !section.is_null()) {
+        platforms::refuse("freebsd", findings);
     }
     for name in ["enableCMT", "enableMBM"] {
         if value.pointer(&format!("/linux/intelRdt/{name}")).is_some_and(|given| *given == Value::Bool(true))
@@ -195,6 +198,16 @@ fn lift_pids_limit_0(spec: &mut Spec) {
         && pids.limit() == 0
     {
         pids.set_limit(-1);
+    }
+}
+
+/// They are refused for what they are and not for what is in them.
+fn take_other_platforms(value: &mut Value, findings: &mut Findings) {
+    let Value::Object(sections) = value else { return };
+    for (section, _) in platforms::OTHERS {
+        if sections.remove(section).is_some_and(|section| !section.is_null()) {
+            platforms::refuse(section, findings);
+        }
     }
 }
 

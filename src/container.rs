@@ -200,7 +200,8 @@ impl Runtime<'_> {
         }
         let relay = notify::Relay::make(&directory, &state)?;
         let channel = gate::start(&directory)?;
-        if let Err(error) = process::wait_for_program(&channel, state.cgroup.as_ref()) {
+        let init = Pid::from_raw(state.init.map_or(0, |init| init.pid));
+        if let Err(error) = process::wait_for_program(&channel, init, state.cgroup.as_ref()) {
             if error.is::<HookFailed>() {
                 drop(directory.unlock());
                 self.end(&state);

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 
 use nix::errno::Errno;
 use nix::sys::prctl::set_keepcaps;
+use nix::unistd::{Gid, Uid, getresgid, getresuid};
 use oci_spec::runtime::{Capability, LinuxCapabilities, Process};
 use serde_json::Value;
 
@@ -133,6 +134,13 @@ impl Credentials {
             }
         }
         Ok(())
+    }
+
+    /// Whether this process has other ids than these, as far as it may ask. Allocates nothing.
+    pub fn is_another_than_ours(&self) -> bool {
+        let (uid, gid) = (Uid::from_raw(self.uid), Gid::from_raw(self.gid));
+        getresuid().is_ok_and(|ours| [ours.real, ours.effective, ours.saved] != [uid; 3])
+            || getresgid().is_ok_and(|ours| [ours.real, ours.effective, ours.saved] != [gid; 3])
     }
 
     /// Groups, group, user; the permitted capabilities stay for [`Self::set_capabilities`]. Where setgroups(2) is not

@@ -119,7 +119,10 @@ impl Devices {
             return bind(directory, name, node);
         }
         match mknodat(directory, name, node.kind, node.mode, node.device) {
-            Err(Errno::EEXIST) => check(&fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?, node)?,
+            // whose it is stays as it is: it may be the host's, in a bind mount
+            Err(Errno::EEXIST) => {
+                return check(&fstatat(directory, name, AtFlags::AT_SYMLINK_NOFOLLOW)?, node);
+            }
             result => result?,
         }
         if node.owner == (0, 0) {

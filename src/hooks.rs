@@ -104,11 +104,15 @@ impl Output {
     /// Opens the files to append to, made with mode 0600 where they are missing.
     pub fn open(&self) -> anyhow::Result<OutputFiles> {
         let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_APPEND | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        let open_file = |path: &PathBuf| -> nix::Result<OwnedFd> {
+            // nobody may read from a pipe, and that would be waited for
+            let file = open(path, flags | OFlag::O_NONBLOCK, Mode::from_bits_truncate(0o600))?;
+            fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
+            Ok(file)
+        };
         let one = |name: &str, path: &Option<PathBuf>| -> anyhow::Result<Option<OwnedFd>> {
             let Some(path) = path else { return Ok(None) };
-            open(path, flags, Mode::from_bits_truncate(0o600))
-                .map(Some)
-                .with_context(|| format!("annotations[{name:?}]: open {path:?}"))
+            open_file(path).map(Some).with_context(|| format!("annotations[{name:?}]: open {path:?}"))
         };
         let [stdout, stderr] = OUTPUT_ANNOTATIONS;
         Ok(OutputFiles { stdout: one(stdout, &self.stdout)?, stderr: one(stderr, &self.stderr)? })

@@ -520,6 +520,10 @@ fn take_rights_away(ready: &Ready<'_>, load: &mut Load<'_>) -> Result<(), (Step,
         load()?;
     }
     user.become_user(ready.setgroups_allowed).map_err(at(Step::User))?;
+    // a filter can answer for the kernel, and an agent too
+    if user.is_another_than_ours() {
+        return Err((Step::User, Errno::EPERM));
+    }
     user.set_capabilities().map_err(at(Step::Capabilities))?;
     if ready.cwd_pending {
         nix::unistd::chdir(program.cwd.as_c_str()).map_err(at(Step::Cwd))?;

@@ -1,6 +1,9 @@
 //! What `features` tells, gathered from the tables that do the work.
 
+use oci_spec::runtime::Arch;
+
 use crate::cgroups::systemd;
+use crate::credentials;
 use crate::features::{Cgroup, IntelRdt, Known, MemoryPolicy};
 use crate::hooks::{self, Hooks};
 use crate::inherited;
@@ -21,7 +24,11 @@ pub fn known() -> Known {
         capabilities: capabilities(),
         seccomp_actions: seccomp::ACTIONS.iter().map(ToString::to_string).collect(),
         seccomp_operators: seccomp::OPERATORS.iter().map(ToString::to_string).collect(),
-        seccomp_archs: seccomp::architectures().map(|arch| arch.to_string()).collect(),
+        // "native" is libseccomp's word and not the specification's
+        seccomp_archs: seccomp::architectures()
+            .filter(|arch| *arch != Arch::ScmpArchNative)
+            .map(|arch| arch.to_string())
+            .collect(),
         seccomp_flags: seccomp::FLAGS.iter().map(ToString::to_string).collect(),
         seccomp_supported_flags: seccomp::FLAGS
             .iter()
@@ -30,7 +37,7 @@ pub fn known() -> Known {
             .collect(),
         libseccomp: version.map(|version| format!("{}.{}.{}", version.major, version.minor, version.micro)),
         cgroup: Cgroup { v1: true, v2: true, systemd: true, systemd_user: true, rdma: true },
-        unsafe_annotations: [systemd::ANNOTATION, landlock::ANNOTATION]
+        unsafe_annotations: [systemd::ANNOTATION, landlock::ANNOTATION, credentials::KEEP_GROUPS]
             .into_iter()
             .chain(hooks::OUTPUT_ANNOTATIONS)
             .map(str::to_owned)

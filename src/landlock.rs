@@ -289,6 +289,11 @@ impl Ruleset {
         if rule.access.is_empty() {
             findings.problem(field(&format!("{name}.access")), "is empty: the rule would allow nothing");
         }
+        let names_nothing =
+            rule.paths.as_ref().is_some_and(Vec::is_empty) || rule.ports.as_ref().is_some_and(Vec::is_empty);
+        if names_nothing {
+            findings.problem(field(name), "names no path and no port: the rule would allow nothing");
+        }
         let stray = access & !handled;
         if stray != 0 {
             findings.problem(

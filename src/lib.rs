@@ -42,6 +42,7 @@ pub mod notify;
 pub mod number_list;
 pub mod options;
 pub mod plan;
+mod platforms;
 pub mod proc;
 pub mod process;
 pub mod report;

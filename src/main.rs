@@ -107,7 +107,11 @@ fn operate(invocation: &Invocation, log: &Log) -> Result<ExitCode> {
             runtime.events(options, &mut write).with_context(|| format!("events of {:?}", options.id))?;
         }
         Operation::Stats(options) => {
-            let size = || berth::sys::terminal::size(std::io::stdout().as_fd()).ok();
+            // a terminal may not know its size
+            let size = || {
+                let size = berth::sys::terminal::size(std::io::stdout().as_fd()).ok();
+                size.filter(|size| size.width > 0 && size.height > 0)
+            };
             let terminal = std::io::stdout().is_terminal();
             runtime.stats(options, terminal.then_some(&size), &mut write).context("stats")?;
         }

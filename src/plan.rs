@@ -18,6 +18,7 @@ use crate::inherited::{self, Inherited};
 use crate::landlock;
 use crate::namespaces::{self, Kind};
 use crate::network::{self, Device};
+use crate::platforms;
 use crate::resctrl;
 use crate::resource_limits::{self, Limit};
 use crate::rootfs;
@@ -426,14 +427,14 @@ fn of_windows(process: &Process, prefix: &str, findings: &mut Findings) {
 
 /// Sections for other platforms: who gives them expects what Linux has not.
 fn other_platforms(spec: &Spec, findings: &mut Findings) {
-    for (field, given, platform) in [
-        ("solaris", spec.solaris().is_some(), "Solaris"),
-        ("windows", spec.windows().is_some(), "Windows"),
-        ("vm", spec.vm().is_some(), "virtual machines"),
-        ("zos", spec.zos().is_some(), "z/OS"),
+    for (section, given) in [
+        ("solaris", spec.solaris().is_some()),
+        ("windows", spec.windows().is_some()),
+        ("vm", spec.vm().is_some()),
+        ("zos", spec.zos().is_some()),
     ] {
         if given {
-            findings.problem(field, format!("is for {platform}: berth makes containers of Linux"));
+            platforms::refuse(section, findings);
         }
     }
 }

@@ -314,7 +314,7 @@ pub struct Released {
 impl Released {
     /// Waits until the program runs; an error when it cannot.
     pub fn wait_for_program(&self, cgroup: Option<&Cgroup>) -> Result<()> {
-        wait_for_program(&self.channel, cgroup)
+        wait_for_program(&self.channel, self.pid, cgroup)
     }
 
     /// Passes a signal on. It may have ended in this moment, which nobody has to hear.
@@ -331,13 +331,25 @@ impl Released {
     }
 }
 
-/// The end of file says that the program runs (or that init has died); a failure comes before it.
-pub fn wait_for_program(channel: &Channel, cgroup: Option<&Cgroup>) -> Result<()> {
+/// The end of file says that the program runs, or that init has died before; a failure that it knows of comes first.
+pub fn wait_for_program(channel: &Channel, init: Pid, cgroup: Option<&Cgroup>) -> Result<()> {
     match channel.receive::<FromInit>()? {
         Some((FromInit::Failed(failure), _)) => Err(failed(failure, cgroup)),
         Some(_) => bail!("init broke the protocol"),
+        None if has_run_nothing(init) => Err(hinted(
+            "init has ended before it could run the program",
+            "somebody has killed it, or a seccomp profile forbids what it takes: execve, and with an error write and exit_group",
+        )),
         None => Ok(()),
     }
+}
+
+/// Whether the kernel says of a process that it was copied and has executed nothing since. One that is gone may have.
+fn has_run_nothing(pid: Pid) -> bool {
+    /// `PF_FORKNOEXEC` of the kernel's `sched.h`; proc_pid_stat(5), field 9.
+    const FORK_NO_EXEC: u32 = 0x40;
+    let stat = procfs::process::Process::new(pid.as_raw()).and_then(|process| process.stat());
+    stat.is_ok_and(|stat| stat.flags & FORK_NO_EXEC != 0)
 }
 
 /// Waits for the end of a process of ours.

@@ -249,8 +249,14 @@ impl Root {
             Err(Errno::EEXIST) => bail!(phrases::ID_EXISTS),
             Err(errno) => return Err(errno).with_context(|| format!("make {:?}", self.path_of(id))),
         }
-        let directory = self.find(id)?.with_context(|| format!("{:?} has gone", self.path_of(id)))?;
-        directory.lock()
+        let found = self
+            .find(id)
+            .and_then(|found| found.with_context(|| format!("{:?} has gone", self.path_of(id)))?.lock());
+        if found.is_err() {
+            // what cannot be locked is not claimed
+            let _removed = unlinkat(self.fd(), id, UnlinkatFlags::RemoveDir);
+        }
+        found
     }
 
     /// The directory of a container, if it is there.

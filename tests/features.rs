@@ -63,7 +63,13 @@ fn the_object_has_every_property_of_the_spec_and_no_other() {
     // features.md: values "that may potentially change the behavior of the runtime", even to the safe side
     assert_eq!(
         words(&features["potentiallyUnsafeConfigAnnotations"]),
-        ["io.berth.landlock", "org.systemd.property.", "run.oci.hooks.stderr", "run.oci.hooks.stdout"]
+        [
+            "io.berth.landlock",
+            "org.systemd.property.",
+            "run.oci.hooks.stderr",
+            "run.oci.hooks.stdout",
+            "run.oci.keep_original_groups"
+        ]
     );
 }
 

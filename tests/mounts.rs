@@ -5,7 +5,7 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
 use serde_json::json;
 use support::{Bundle, bundle, mountinfo, only_berth, skip};
@@ -415,4 +415,23 @@ fn a_file_on_a_directory_is_told_as_not_a_directory() {
     let Some(b) = bundle("true") else { return };
     let b = b.mount("/etc/passwd", "bind", "/tmp", &["bind"]);
     b.try_create(&[]).fails(1, "not a directory");
+}
+
+#[test]
+fn a_device_that_is_there_keeps_its_owner() {
+    let Some(b) = bundle("ls -ln /mnt/null") else { return };
+    let volume = b.scratch().join("volume");
+    fs::create_dir(&volume).unwrap();
+    let node = volume.join("null");
+    let kind = nix::sys::stat::SFlag::S_IFCHR;
+    let mode = nix::sys::stat::Mode::from_bits_truncate(0o666);
+    nix::sys::stat::mknod(&node, kind, mode, nix::sys::stat::makedev(1, 3)).unwrap();
+    let source = volume.to_str().unwrap().to_owned();
+    let b = b.mount("/mnt", "bind", &source, &["bind"]).with(|c| {
+        c["linux"]["devices"] =
+            json!([{ "path": "/mnt/null", "type": "c", "major": 1, "minor": 3, "uid": 77, "gid": 78 }]);
+    });
+    b.run().ok();
+    let owner = fs::metadata(&node).unwrap();
+    assert_eq!((owner.uid(), owner.gid()), (0, 0));
 }

@@ -412,6 +412,39 @@ fn a_detached_run_passes_readiness_on_and_nobody_waits_for_it_to_delete() {
 }
 
 #[test]
+fn an_init_that_dies_before_the_program_is_told() {
+    let Some(b) = bundle("true") else { return };
+    if !only_berth("runc runs what the filter leaves of it") {
+        return;
+    }
+    let b = b.with(|c| {
+        c["process"]["noNewPrivileges"] = json!(false);
+        c["linux"]["seccomp"] = json!({ "defaultAction": "SCMP_ACT_ALLOW",
+            "syscalls": [{ "names": ["capset"], "action": "SCMP_ACT_KILL_PROCESS" }] });
+    });
+    let text = "init has ended before it could run the program";
+    b.say_command(&mut b.launch_command("run", &["--detach"], &b.id)).fails(1, text);
+    b.assert_nothing_left();
+    let c = b.create();
+    c.say(&["start"]).fails(1, text);
+}
+
+#[test]
+fn a_filter_that_pretends_to_change_the_user_is_found_out() {
+    let Some(b) = bundle("id") else { return };
+    if !only_berth("runc believes the filter") {
+        return;
+    }
+    let b = b.with(|c| {
+        c["process"]["noNewPrivileges"] = json!(false);
+        c["process"]["user"] = json!({"uid": 77, "gid": 78});
+        c["linux"]["seccomp"] = json!({ "defaultAction": "SCMP_ACT_ALLOW", "syscalls": [
+            { "names": ["setuid", "setresuid", "setgid", "setresgid", "setgroups"], "action": "SCMP_ACT_ERRNO", "errnoRet": 0 }] });
+    });
+    b.run().fails(1, "process.user: the ids cannot be set");
+}
+
+#[test]
 fn a_program_that_only_a_supplementary_group_may_run_is_found() {
     let Some(b) = bundle("") else { return };
     let program = b.root("data/busybox");

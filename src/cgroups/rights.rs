@@ -9,6 +9,8 @@ use nix::unistd::{AccessFlags, access};
 
 use super::directory::{open_directory, read_value};
 use super::plan::Plan;
+use super::values::is_no_limit;
+use super::writes::Write;
 use crate::findings::Findings;
 
 /// Where systemd has its own directory when it runs (sd_booted(3)).
@@ -91,15 +93,24 @@ impl Plan {
         })
     }
 
-    /// Refuses the limits that are denied, and does without the places that are.
+    /// Refuses the limits that are denied, and does without the places that are. What is to have no limit has none there.
     pub fn heed(&mut self, denials: &[Denial], findings: &mut Findings) {
-        for write in self.values.early.iter().chain(&self.values.limits) {
+        let denied = |write: &Write| {
             let controller = write.file.split('.').next().unwrap_or_default();
-            let denial = denials.iter().find(|denial| {
+            denials.iter().find(|denial| {
                 denial.place == write.place
                     && denial.controller.as_deref().is_none_or(|name| name == controller)
-            });
-            if let Some(denial) = denial {
+            })
+        };
+        for writes in [&mut self.values.early, &mut self.values.limits] {
+            writes.retain(|write| !(is_no_limit(&write.text) && denied(write).is_some()));
+        }
+        let denied_name =
+            |name: &String| denials.iter().any(|denial| denial.controller.as_ref() == Some(name));
+        self.values.enable.retain(|name| !denied_name(name));
+        for write in self.values.early.iter().chain(&self.values.limits) {
+            let controller = write.file.split('.').next().unwrap_or_default();
+            if let Some(denial) = denied(write) {
                 let why = format!(
                     "the cgroup controller {controller:?} is not delegated to this user: {}",
                     denial.why

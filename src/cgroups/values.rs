@@ -114,7 +114,10 @@ impl Values {
             return;
         }
         let hint = row.v1.err().filter(|_| cgroup.v1.iter().any(|place| place.has(controller)));
-        missing(&field(row, &line), controller, hint, findings);
+        // what unified names must be there
+        if cell.controller.is_empty() || !is_no_limit(&line.text) {
+            missing(&field(row, &line), controller, hint, findings);
+        }
     }
 }
 
@@ -124,15 +127,21 @@ fn lack(cgroup: &Cgroup, row: &Row, line: &Line, instead: &str, findings: &mut F
     let newer = if controller == "blkio" { "io" } else { controller };
     let field = field(row, line);
     let on_v2 = |place: &Place| cgroup.is_v2() || place.has(newer);
+    if is_no_limit(&line.text) {
+        return;
+    }
     if !cgroup.unified.as_ref().is_some_and(on_v2) {
         return missing(&field, controller, None, findings);
     }
     match line.text.as_str() {
-        // no limit, which is how it is there
-        "-1" => {}
         "0" => findings.warn(field, "not applied: cgroup v2 has nothing like it"),
         _ => findings.problem_hint(field, "cgroup v2 has nothing like it", instead),
     }
+}
+
+/// Whether this text lifts a limit: so it is where nothing can limit, too.
+pub(super) fn is_no_limit(text: &str) -> bool {
+    text == "-1" || text.split(' ').next() == Some("max")
 }
 
 fn missing(field: &str, controller: &str, hint: Option<&str>, findings: &mut Findings) {

@@ -46,6 +46,25 @@ fn paths(layout: &Layout, json: &str) -> Vec<String> {
 }
 
 #[test]
+fn what_has_no_limit_needs_no_controller() {
+    for (layout, json) in [
+        (v1(), r#"{"pids":{"limit":-1},"blockIO":{}}"#),
+        (hybrid(), r#"{"pids":{"limit":-1}}"#),
+        (v2(), r#"{"cpu":{"realtimeRuntime":-1},"memory":{"limit":-1}}"#),
+        (
+            Layout { unified: Some(hierarchy("", &[], "")), ..Layout::default() },
+            r#"{"memory":{"limit":-1,"swap":-1},"cpu":{"quota":-1,"period":50000},"pids":{"limit":-1}}"#,
+        ),
+    ] {
+        good(&layout, &format!(r#"{{"resources":{json}}}"#));
+    }
+    let mut findings = Findings::default();
+    let limited = linux(r#"{"resources":{"pids":{"limit":5}}}"#);
+    plan(&v1(), "web", Some(&limited), false, Maker::Us, &mut findings);
+    assert_eq!(findings.problems[0].why, "the cgroup controller \"pids\" is not available on this host");
+}
+
+#[test]
 fn an_absolute_path_is_below_the_mounts() {
     assert_eq!(
         paths(&v1(), r#"{"cgroupsPath":"/docker/x"}"#)[1..3],

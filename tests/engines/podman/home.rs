@@ -214,7 +214,10 @@ impl Home {
         let mut left: Vec<String> =
             running.iter().map(|pid| format!("process {pid} {}", command_line(*pid))).collect();
         for parent in top_cgroups(CGROUP).iter().filter(|_| !self.shared_cgroup) {
-            let of_containers = cgroups_below(parent).into_iter().filter(|path| !path.ends_with("conmon"));
+            // podman removes a pod's own cgroup where it has made it, and not where a runtime has
+            let of_containers = cgroups_below(parent).into_iter().filter(|path| {
+                path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"libpod-"))
+            });
             left.extend(of_containers.map(|path| format!("cgroup {}", path.display())));
         }
         let state = self.run_directory().join(UNDER_TEST);

@@ -224,6 +224,19 @@ fn a_failure_takes_back_what_was_written() {
 }
 
 #[test]
+fn a_device_that_is_not_there_is_named_and_nothing_else_changes() {
+    if !only_berth("runc does not look at it") {
+        return;
+    }
+    let Some(b) = bundle(FOREVER) else { return };
+    let _c = b.start();
+    let throttle =
+        json!({ "blockIO": { "throttleReadBpsDevice": [{ "major": 99, "minor": 0, "rate": 1_048_576 }] } });
+    let said = send(&b, &throttle).fails(1, "linux.resources.blockIO.throttleReadBpsDevice[0].rate: write");
+    assert!(!said.err.contains("taken back"), "{said:?}");
+}
+
+#[test]
 fn a_limit_below_what_is_used_is_refused_with_both_numbers() {
     if !only_berth("runc does not look on v1") {
         return;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
+use nix::errno::Errno;
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxResources};
 
 use super::device_changes::{Back, Change};
@@ -189,7 +190,11 @@ impl Applied<'_> {
         let refused: Vec<&Write> = self.undo.iter().filter(|undo| write(undo).is_err()).collect();
         // of two that must fit each other either may have to go first
         for undo in refused {
-            result = result.and(write(undo));
+            match write(undo) {
+                // a device that is not there had no limit before either
+                Err(error) if crate::error::errno(&error) == Some(Errno::ENODEV) => {}
+                tried => result = result.and(tried),
+            }
         }
         result
     }

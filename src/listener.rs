@@ -24,8 +24,9 @@ use crate::terminal::Receiver;
 /// How init gives the listener to the runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// sendmsg(2), with the descriptor.
-    Passed,
+    /// sendmsg(2), with the descriptor. `gone_at_once`: the filter lets close(2) through, so init gives its own up before it makes
+    /// a call that the agent may be asked for. If that has left, nobody holds the listener, and the call is answered with `ENOSYS`.
+    Passed { gone_at_once: bool },
     /// write(2) of its number: the runtime takes it by pidfd_getfd(2), for which it needs the right to trace init.
     Fetched,
 }
@@ -40,7 +41,7 @@ pub fn way(program: &[Instruction], flags: u64) -> Result<Option<Way>> {
         Ok(answers.iter().all(|answer| seccomp::lets_through(*answer)))
     };
     if free(libc::SYS_sendmsg)? {
-        return Ok(Some(Way::Passed));
+        return Ok(Some(Way::Passed { gone_at_once: free(libc::SYS_close)? }));
     }
     if free(libc::SYS_write)? {
         return Ok(Some(Way::Fetched));
@@ -67,16 +68,23 @@ impl<'c> Offer<'c> {
         Ok(Self { channel, way, message })
     }
 
-    /// Hands the listener over and waits for the runtime's word; false when the runtime has ended. Allocates nothing.
-    pub fn make(&self, listener: &OwnedFd) -> nix::Result<bool> {
-        match self.way {
-            Way::Passed => {
-                descriptors::send_with(self.channel.fd().as_fd(), &self.message, listener.as_fd())?
+    /// Hands the listener over and waits for the runtime's word; false when the runtime has ended. From here on it is the agent's
+    /// alone. Allocates nothing.
+    pub fn make(&self, listener: OwnedFd) -> nix::Result<bool> {
+        let kept = match self.way {
+            Way::Passed { gone_at_once } => {
+                descriptors::send_with(self.channel.fd().as_fd(), &self.message, listener.as_fd())?;
+                Some(listener).filter(|_| !gone_at_once)
             }
-            Way::Fetched => drop(write(self.channel.fd(), &self.message)?),
-        }
+            Way::Fetched => {
+                write(self.channel.fd(), &self.message)?;
+                Some(listener)
+            }
+        };
         let mut answer = [0_u8; 64];
-        Ok(read(self.channel.fd(), &mut answer)? > 0)
+        let heard = read(self.channel.fd(), &mut answer)? > 0;
+        drop(kept);
+        Ok(heard)
     }
 }
 

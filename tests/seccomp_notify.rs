@@ -381,3 +381,21 @@ fn without_the_agent_nobody_waits() {
     container.say(&["start"]).ok();
     assert!(container.end().contains("Function not implemented"));
 }
+
+#[test]
+fn without_the_agent_init_does_not_wait_either() {
+    if !only_berth("runc waits for ever") {
+        return;
+    }
+    let Some((b, _agent)) = supervised("true", &["read"]) else { return };
+    let path = b.scratch().join("gone.sock");
+    let agent = Agent::leave_at_once(&path);
+    let b = b.with(|c| c["linux"]["seccomp"]["listenerPath"] = json!(path));
+    // init reads the runtime's word: that is answered for it, with ENOSYS
+    let said = b.try_create(&[]);
+    agent.arrival();
+    if said.code == 0 {
+        b.say(&["start", &b.id]).fails(1, "linux.seccomp");
+    }
+    b.say(&["delete", "--force", &b.id]).ok();
+}

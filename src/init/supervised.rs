@@ -102,13 +102,11 @@ impl<'a> Stretch<'a> {
             Ok(None) => return Err((Step::Seccomp, Errno::EINVAL)),
             Err(errno) => return Err((Step::Seccomp, errno)),
         };
-        match self.offer.make(&listener) {
+        match self.offer.make(listener) {
             Ok(true) => {}
             Ok(false) => tasks::exit_now(EXIT_ABANDONED),
             Err(_) => return Err((Step::HandOver, Errno::EIO)),
         }
-        // the agent's alone: with its end, calls are answered with ENOSYS and nobody waits
-        drop(listener);
         if let Some(gate) = self.gate {
             self.starter = Some(gate::wait(gate).map_err(|_| (Step::Wait, Errno::EIO))?);
         }

@@ -24,9 +24,12 @@ use crate::terminal::Receiver;
 /// How init gives the listener to the runtime.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// sendmsg(2), with the descriptor. `gone_at_once`: the filter lets close(2) through, so init gives its own up before it makes
-    /// a call that the agent may be asked for. If that has left, nobody holds the listener, and the call is answered with `ENOSYS`.
-    Passed { gone_at_once: bool },
+    /// sendmsg(2), with the descriptor.
+    Passed {
+        /// The filter lets close(2) through, so init gives its own up before it makes a call that the agent may be asked for. If
+        /// that has left, nobody holds the listener, and the call is answered with `ENOSYS`.
+        gone_at_once: bool,
+    },
     /// write(2) of its number: the runtime takes it by pidfd_getfd(2), for which it needs the right to trace init.
     Fetched,
 }

@@ -93,15 +93,17 @@ impl<'r> Trial<'r> {
         Bundle::new(self)
     }
 
-    /// The runtime's command line.
+    /// The runtime's command line. Its standard input is an empty file of the case's and not the host's `/dev/null`: crun gives
+    /// that to the container's user.
     pub fn command(&self, args: &[&str]) -> Command {
+        let nothing = File::options().read(true).append(true).create(true).open(self.path("stdin"));
         let mut command = Command::new(&self.runtime.path);
         command
             .arg("--root")
             .arg(self.path("state"))
             .args(args)
             .current_dir(&self.scratch)
-            .stdin(Stdio::null());
+            .stdin(nothing.map_or_else(|_| Stdio::null(), Stdio::from));
         command
     }
 

@@ -9,7 +9,7 @@ use nix::unistd::{AccessFlags, access};
 
 use super::directory::{open_directory, read_value};
 use super::plan::Plan;
-use super::values::is_no_limit;
+use super::values::{is_no_limit, owner};
 use super::writes::Write;
 use crate::findings::Findings;
 
@@ -96,10 +96,9 @@ impl Plan {
     /// Refuses the limits that are denied, and does without the places that are. What is to have no limit has none there.
     pub fn heed(&mut self, denials: &[Denial], findings: &mut Findings) {
         let denied = |write: &Write| {
-            let controller = write.file.split('.').next().unwrap_or_default();
             denials.iter().find(|denial| {
                 denial.place == write.place
-                    && denial.controller.as_deref().is_none_or(|name| name == controller)
+                    && denial.controller.as_deref().is_none_or(|name| name == owner(&write.file))
             })
         };
         for writes in [&mut self.values.early, &mut self.values.limits] {
@@ -109,10 +108,10 @@ impl Plan {
             |name: &String| denials.iter().any(|denial| denial.controller.as_ref() == Some(name));
         self.values.enable.retain(|name| !denied_name(name));
         for write in self.values.early.iter().chain(&self.values.limits) {
-            let controller = write.file.split('.').next().unwrap_or_default();
             if let Some(denial) = denied(write) {
                 let why = format!(
-                    "the cgroup controller {controller:?} is not delegated to this user: {}",
+                    "the cgroup controller {:?} is not delegated to this user: {}",
+                    owner(&write.file),
                     denial.why
                 );
                 findings.problem_hint(write.field.clone(), why, denial.hint.clone());

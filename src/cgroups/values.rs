@@ -67,8 +67,8 @@ fn off(file: &str) -> Option<Line> {
     Some(Line { suffix: String::new(), part: String::new(), text: text.to_owned() })
 }
 
-/// The controller a unified file belongs to: `memory.high` to `memory`.
-fn owner(file: &str) -> &str {
+/// The controller that a file belongs to: `memory.high` to `memory`.
+pub(super) fn owner(file: &str) -> &str {
     file.split_once('.').map_or(file, |(controller, _)| controller)
 }
 

@@ -20,16 +20,15 @@ use crate::cgroups::stats::huge_page_sizes;
 use crate::cgroups::systemd::Manager;
 use crate::error::{reason, text};
 use crate::host::in_user_namespace;
+use crate::id_maps::{self, IdMap};
 use crate::mountinfo;
 use crate::namespaces::Kind;
-use crate::process::reap;
 use crate::resctrl;
 use crate::security_labels;
 use crate::sys::bpf::supports_seccomp_flag;
 use crate::sys::landlock;
 use crate::sys::mounts::{FsContext, MountAttr, MountFd, attr, set_attributes};
 use crate::sys::probe::PROBES;
-use crate::sys::tasks::{Clone, Cloned, die_with_parent, exit_now, pidfd_send_signal};
 
 /// The kernel's flags of seccomp(2), each as it is asked for: the last is taken only together with a listener.
 const SECCOMP_FLAGS: [(&str, u64); 6] = [
@@ -209,32 +208,9 @@ fn namespaces() -> BTreeMap<&'static str, Namespace> {
 
 /// A user namespace that maps one id, for as long as the descriptor is open.
 fn new_user_namespace() -> Result<OwnedFd> {
-    let (pid, pidfd) = match (Clone { namespaces: Kind::User.flag(), cgroup: None, sibling: false }.run()) {
-        Ok(Cloned::New) => {
-            if die_with_parent(Some(nix::sys::signal::Signal::SIGKILL)).is_ok() {
-                nix::unistd::pause();
-            }
-            exit_now(0)
-        }
-        Ok(Cloned::Caller(pid, pidfd)) => (pid, pidfd),
-        Err(errno) => return Err(errno).context("clone3 with CLONE_NEWUSER"),
-    };
-    let map = |file: &str, id: u32| {
-        std::fs::write(format!("/proc/{pid}/{file}"), format!("0 {id} 1\n")).context("map an id")
-    };
-    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
-    let made = open(format!("/proc/{pid}/ns/user").as_str(), flags, Mode::empty())
-        .context("open the user namespace")
-        .and_then(|namespace| {
-            // without root's rights a group needs this first (user_namespaces(7))
-            let _denied = std::fs::write(format!("/proc/{pid}/setgroups"), "deny").is_ok();
-            map("uid_map", nix::unistd::geteuid().as_raw())?;
-            map("gid_map", nix::unistd::getegid().as_raw())?;
-            Ok(namespace)
-        });
-    pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL).context("end the process of the user namespace")?;
-    reap(pidfd.as_fd()).context("end the process of the user namespace")?;
-    made
+    let one = |host: u32| [IdMap { container: 0, host, size: 1 }];
+    let (uid, gid) = (nix::unistd::geteuid().as_raw(), nix::unistd::getegid().as_raw());
+    id_maps::namespace("features --host", &one(uid), &one(gid))
 }
 
 fn user_namespaces(failure: Option<anyhow::Error>) -> UserNamespaces {

@@ -8,13 +8,24 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::poll::{PollTimeout, poll};
 
 /// Longer than any call takes on a loaded machine, shorter than a reader's patience.
-pub const CALL_SECONDS: &str = "40";
+const CALL_SECONDS: u32 = 40;
 
 /// Enough for anything that a container does at once.
 pub const SOON: Duration = Duration::from_secs(15);
 
+/// How many times slower than usual this machine is, as `BERTH_TEST_SLOWNESS` says: all deadlines are that much later.
+pub fn slowness() -> u32 {
+    std::env::var("BERTH_TEST_SLOWNESS").ok().and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+/// The deadline of one call in seconds, as timeout(1) takes it.
+pub fn call_seconds() -> String {
+    (CALL_SECONDS * slowness()).to_string()
+}
+
 /// Asks again and again until the answer is there; at the deadline the last error says what was missing.
 pub fn until<T>(limit: Duration, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
+    let limit = limit * slowness();
     let deadline = Instant::now() + limit;
     loop {
         match ask() {
@@ -76,7 +87,7 @@ impl Reply {
 /// The same command, ended when it takes too long. In the foreground it can use a terminal.
 pub fn bounded(program: &Path) -> Command {
     let mut command = Command::new("timeout");
-    command.args(["--foreground", "--kill-after=5", CALL_SECONDS]).arg(program);
+    command.args(["--foreground", "--kill-after=5", &call_seconds()]).arg(program);
     command
 }
 
@@ -97,7 +108,7 @@ pub fn reply(child: Child, title: &str) -> Result<Reply> {
     let output = child.wait_with_output()?;
     let code = output.status.code().with_context(|| format!("{title} was killed"))?;
     if code == 124 {
-        bail!("{title} does not return within {CALL_SECONDS} s");
+        bail!("{title} does not return within {} s", call_seconds());
     }
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     Ok(Reply { code, out: text(&output.stdout), err: text(&output.stderr) })

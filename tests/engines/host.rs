@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
+use nix::mount::MsFlags;
 use nix::sched::{CloneFlags, unshare};
 
 /// Where a program lies: the distribution's directories before `/usr/local` and the caller's.
@@ -35,12 +36,32 @@ pub fn host(program: &str, args: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
+/// Whether systemd runs this machine. sd_booted(3) looks at the same directory.
+pub fn has_systemd() -> bool {
+    Path::new("/run/systemd/system").exists()
+}
+
+/// What engines and runtimes need of the machine's `/run` to reach systemd, of the system and of users.
+const OF_SYSTEMD: [&str; 3] = ["systemd", "dbus", "user"];
+
 /// Private namespaces for this thread and what it starts: mounts (with a `/run` of its own, so that no
-/// running engine is found) and network (with its own loopback).
+/// running engine is found, but systemd where there is one) and network (with its own loopback).
 pub fn make_private() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).context("unshare mounts and network")?;
     host("mount", &["--make-rprivate", "/"])?;
-    host("mount", &["-t", "tmpfs", "-o", "mode=755", "tmpfs", "/run"])?;
+    let place = tempfile::tempdir()?;
+    let run = place.path().to_string_lossy().into_owned();
+    host("mount", &["-t", "tmpfs", "-o", "mode=755", "tmpfs", &run])?;
+    for name in OF_SYSTEMD.iter().filter(|_| has_systemd()) {
+        let (theirs, ours) = (Path::new("/run").join(name), place.path().join(name));
+        if theirs.is_dir() {
+            std::fs::create_dir(&ours)?;
+            host("mount", &["--rbind", &theirs.to_string_lossy(), &ours.to_string_lossy()])?;
+        }
+    }
+    // mount(8) would look for its notes in the old /run
+    let (kind, data) = (None::<&str>, None::<&str>);
+    nix::mount::mount(Some(place.path()), "/run", kind, MsFlags::MS_MOVE, data).context("move /run")?;
     host("ip", &["link", "set", "lo", "up"]).map(drop)
 }
 

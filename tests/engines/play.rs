@@ -1,8 +1,9 @@
 //! Plays an engine's cases with the runtime under test and with the one that the engine is usually used
 //! with, so that a wrong expectation shows in the second column.
 //!
-//! `BERTH_TEST_CASES=text` runs only the cases whose name contains the text, `BERTH_TEST_CGROUPS=v1`
+//! `BERTH_TEST_CASES=TEXT|TEXT...` runs only the cases whose name contains one of the texts, `BERTH_TEST_CGROUPS=v1`
 //! takes cgroup2 away from the view of a machine that has both (crun needs that, runc does not).
+//! `BERTH_TEST_SLOWNESS=N` gives everything N times as long.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use crate::calls::slowness;
 use crate::host::Cgroups;
 use crate::report::Row;
 
@@ -154,8 +156,8 @@ impl Play {
         let wanted = std::env::var("BERTH_TEST_CASES").unwrap_or_default();
         let (mut ours, mut peers) = (Column::default(), Column::default());
         let title = self.title();
-        for case in cases.iter().filter(|case| case.0.contains(&wanted)) {
-            if begun.elapsed() > ALL_CASES {
+        for case in cases.iter().filter(|case| wanted.split('|').any(|text| case.0.contains(text))) {
+            if begun.elapsed() > ALL_CASES * slowness() {
                 let verdict = Verdict::Failed("not run: the time for all cases is over".to_owned());
                 ours.add(case.0, &verdict, Duration::ZERO);
                 continue;

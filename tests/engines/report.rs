@@ -1,8 +1,9 @@
 //! The README's table of engines: one row for each engine, user and cgroup layout.
 //!
-//! `BERTH_WRITE_DOCS=1` puts the rows of a run there; without it a row that reads otherwise is told.
+//! `BERTH_WRITE_DOCS=1` puts the rows of a run there; without it a row that reads otherwise is told. `BERTH_README`
+//! names another file than that of the work tree.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use crate::play::say;
@@ -35,7 +36,8 @@ impl Row {
     /// Prints the row, and writes it to the README when that is wanted.
     pub fn tell(&self) {
         let _one_at_a_time = README.lock().unwrap();
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md");
+        let path = std::env::var_os("BERTH_README")
+            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"), PathBuf::from);
         let Ok(text) = std::fs::read_to_string(&path) else { return say(&self.line()) };
         let Some((before, rest)) = text.split_once(BEGIN) else { return say(&self.line()) };
         let Some((table, after)) = rest.split_once(END) else { return say(&self.line()) };

@@ -6,8 +6,8 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::calls::{CALL_SECONDS, begin};
 pub use crate::calls::{Reply, breathe, until};
+use crate::calls::{begin, call_seconds};
 
 /// Where the engine listens, and the client program that talks to it.
 pub struct Client {
@@ -44,7 +44,7 @@ impl Client {
 
     /// Starts a call whose output is collected later by [`reply`].
     pub fn begin(&self, args: &[&str], stdin: Stdio) -> Result<Child> {
-        begin(&mut self.command(&["timeout", "--kill-after=5", CALL_SECONDS], args), stdin)
+        begin(&mut self.command(&["timeout", "--kill-after=5", &call_seconds()], args), stdin)
     }
 
     /// One call with nothing on its stdin.

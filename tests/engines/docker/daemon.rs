@@ -13,7 +13,9 @@ use nix::unistd::Pid;
 
 use super::client::{Client, until};
 use super::leftovers;
-use crate::host::{Account, choose_cgroups, finds, host, make_private, make_volumes, mounts_below};
+use crate::host::{
+    Account, choose_cgroups, finds, has_systemd, host, make_private, make_volumes, mounts_below,
+};
 use crate::play::UNDER_TEST;
 
 /// How long dockerd may take to answer, or to end.
@@ -29,7 +31,7 @@ pub const NEEDED: [&str; 9] =
 /// The running engine. Dropping it ends it and takes everything away that it made.
 pub struct Daemon {
     pub client: Client,
-    /// The cgroup below which docker makes those of the containers, without slashes.
+    /// The cgroup below which docker makes those of the containers, without slashes: a slice where systemd makes it.
     pub cgroup_parent: String,
     /// Whether dockerd is no longer running.
     pub ended: bool,
@@ -75,11 +77,15 @@ impl Daemon {
         make_volumes(&directory.join("volumes"))?;
         std::fs::write(directory.join("daemon.json"), settings.file())?;
         write_hooked(&directory, runtime)?;
+        write_runc(&directory)?;
         if settings == Settings::Special {
             let account = Account { name: REMAPPED, uid: FIRST_ID - 1, first: FIRST_ID, count: 65536 };
             account.make(&directory, &directory)?;
         }
-        let cgroup_parent = format!("berth-docker-{}-{}", std::process::id(), settings as u8);
+        let mut cgroup_parent = format!("berthdocker{}x{}", std::process::id(), settings as u8);
+        if has_systemd() {
+            cgroup_parent.push_str(".slice");
+        }
         let process = spawn(&directory, runtime, &cgroup_parent, settings)?;
         let program = finds("docker").context("no docker client")?;
         let client = Client::new(program, directory.join("docker.sock"), directory.join("client"));
@@ -122,6 +128,17 @@ impl Daemon {
     /// Everything of this engine lies below here.
     pub fn home(&self) -> &Path {
         self.home.as_ref().expect("the home directory goes last").path()
+    }
+
+    /// Calls `work` while the program `runc` of dockerd's `PATH` is the runtime of that name.
+    pub fn with_runc_as<T>(&self, runtime: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        let told = self.home().join(RUNC_IS);
+        let before = std::fs::read(&told).unwrap_or_default();
+        let program = if runtime == UNDER_TEST { Some(self.runtime.clone()) } else { finds(runtime) };
+        std::fs::write(&told, program.context("no such runtime")?.as_os_str().as_encoded_bytes())?;
+        let result = work();
+        std::fs::write(&told, before)?;
+        result
     }
 
     /// A tmpfs with shared propagation, for bind mounts.
@@ -211,8 +228,11 @@ fn spawn(home: &Path, runtime: &Path, cgroup_parent: &str, settings: Settings) -
     let default = if settings == Settings::Special { UNDER_TEST } else { "runc" };
     let log = std::fs::File::options().create(true).append(true).open(home.join("log"))?;
     let flag = |name: &str, file: &str| format!("--{name}={}", home.join(file).display());
+    let (driver, slash) = if has_systemd() { ("systemd", "") } else { ("cgroupfs", "/") };
     // With the death signal a test that is killed does not leave an engine running.
+    let path = std::env::var("PATH").unwrap_or_default();
     Command::new("setpriv")
+        .env("PATH", format!("{}:{path}", home.join(PROGRAMS).display()))
         .args(["--pdeathsig", "SIGTERM"])
         .arg(finds("dockerd").context("no dockerd")?)
         .args([flag("data-root", "data"), flag("exec-root", "exec"), flag("pidfile", "pid")])
@@ -221,8 +241,8 @@ fn spawn(home: &Path, runtime: &Path, cgroup_parent: &str, settings: Settings) -
         .arg(format!("--add-runtime={UNDER_TEST}={}", runtime.display()))
         .args(HOOKED.map(|name| format!("--add-runtime={name}={}", home.join(name).display())))
         .arg(format!("--default-runtime={default}"))
-        .arg(format!("--cgroup-parent=/{cgroup_parent}"))
-        .args(["--exec-opt=native.cgroupdriver=cgroupfs", "--shutdown-timeout=5"])
+        .arg(format!("--cgroup-parent={slash}{cgroup_parent}"))
+        .args([&format!("--exec-opt=native.cgroupdriver={driver}"), "--shutdown-timeout=5"])
         .stdin(Stdio::null())
         .stdout(log.try_clone()?)
         .stderr(log)
@@ -259,6 +279,23 @@ exec {} \"$@\"",
         write_script(&home.join(name), &script)?;
     }
     Ok(())
+}
+
+/// Before all others in dockerd's `PATH`, below the engine's directory.
+const PROGRAMS: &str = "programs";
+
+/// The file below the engine's directory that says which program `runc` is.
+const RUNC_IS: &str = "runc-is";
+
+/// BuildKit's executor in dockerd runs what is called `runc`, and can be told no other name.
+fn write_runc(home: &Path) -> Result<()> {
+    std::fs::create_dir(home.join(PROGRAMS))?;
+    let told = home.join(RUNC_IS);
+    if let Some(runc) = finds("runc") {
+        std::fs::write(&told, runc.as_os_str().as_encoded_bytes())?;
+    }
+    let script = format!("exec \"$(cat {})\" \"$@\"", told.display());
+    write_script(&home.join(PROGRAMS).join("runc"), &script)
 }
 
 fn write_script(path: &Path, text: &str) -> Result<()> {

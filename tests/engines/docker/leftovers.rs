@@ -71,7 +71,7 @@ pub fn sweep(daemon: &Daemon) -> Result<()> {
     for parent in parent_cgroups(daemon) {
         cgroups_below(&parent).iter().for_each(|path| std::fs::remove_dir(path).unwrap_or_default());
         if daemon.ended {
-            std::fs::remove_dir(&parent)?;
+            remove_parent(&parent)?;
         }
     }
     if daemon.ended {
@@ -81,6 +81,14 @@ pub fn sweep(daemon: &Daemon) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// A slice is systemd's to remove.
+pub fn remove_parent(cgroup: &Path) -> Result<()> {
+    match cgroup.file_name().and_then(|name| name.to_str()) {
+        Some(slice) if slice.ends_with(".slice") => host("systemctl", &["stop", slice]).map(drop),
+        _ => Ok(std::fs::remove_dir(cgroup)?),
+    }
 }
 
 /// The engine's parent cgroup in every hierarchy.

@@ -29,7 +29,8 @@ fn podman_and_buildah_run_containers_without_root() {
     if let Some(reason) = cannot_run(&NEEDED_ROOTLESS) {
         return say(&format!("SKIP podman rootless: {reason}"));
     }
-    runs_containers("podman rootless", User::new_one());
+    let user = User::ordinary().unwrap_or_else(|error| panic!("no ordinary user: {error:#}"));
+    runs_containers("podman rootless", user);
 }
 
 fn runs_containers(title: &str, user: User) {
@@ -37,11 +38,12 @@ fn runs_containers(title: &str, user: User) {
     if let Some(reason) = cannot_run(&NEEDED) {
         return say(&format!("SKIP {title}: {reason}"));
     }
+    let name = user.name();
     let home = Home::new(user, &runtime).unwrap_or_else(|error| panic!("no home for podman: {error:#}"));
     home.load_images().unwrap_or_else(|error| panic!("podman does not start: {error:#}"));
     let mut failed = play(&home, "podman").all(&cases::all(), |runtime| Scene::new(&home, runtime));
     if let Some(reason) = cannot_run(&["buildah"]) {
-        say(&format!("SKIP buildah as {}: {reason}", user.name()));
+        say(&format!("SKIP buildah as {name}: {reason}"));
     } else {
         failed.extend(play(&home, "buildah").all(buildah::CASES, |runtime| Scene::new(&home, runtime)));
     }

@@ -97,9 +97,9 @@ impl<'a> Scene<'a> {
         let path = self.home.volumes().join(format!("{name}-{}", self.runtime));
         std::fs::create_dir(&path).with_context(|| path.display().to_string())?;
         std::fs::write(path.join("file"), "of the host\n")?;
-        if let User::Ordinary(uid) = self.home.user {
+        if let User::Ordinary(user) = &self.home.user {
             for place in [path.clone(), path.join("file")] {
-                std::os::unix::fs::chown(place, Some(uid), Some(uid))?;
+                std::os::unix::fs::chown(place, Some(user.uid), Some(user.uid))?;
             }
         }
         Ok(path)

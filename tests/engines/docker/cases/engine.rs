@@ -5,9 +5,10 @@ use std::process::Stdio;
 use anyhow::{Result, ensure};
 
 use super::{Cases, Outcome, PASSED, skipped};
-use crate::calls::call;
+use crate::calls::{call, call_seconds};
 use crate::docker::client::reply;
 use crate::docker::daemon::HOOK_TOLD;
+use crate::docker::leftovers;
 use crate::docker::scene::Scene;
 use crate::host::finds;
 use crate::play::UNDER_TEST;
@@ -22,6 +23,7 @@ pub const CASES: Cases = &[
     ("50 containers at once", fifty),
     ("info", info),
     ("docker compose", compose),
+    ("docker build with BuildKit", buildkit),
 ];
 
 fn restart_policy(scene: &Scene<'_>) -> Result<Outcome> {
@@ -51,16 +53,23 @@ fn health(scene: &Scene<'_>) -> Result<Outcome> {
 }
 
 fn cgroup_parent(scene: &Scene<'_>) -> Result<Outcome> {
-    let parent = format!("/{}/below", scene.daemon.cgroup_parent);
-    scene.idle("placed", &["--cgroup-parent", &parent])?;
+    let above = &scene.daemon.cgroup_parent;
+    let (given, parent, prefix, suffix) = match above.strip_suffix(".slice") {
+        Some(name) => {
+            let slice = format!("{name}-below.slice");
+            (slice.clone(), format!("{above}/{slice}"), "docker-", ".scope")
+        }
+        None => (format!("/{above}/below"), format!("{above}/below"), "", ""),
+    };
+    scene.idle("placed", &["--cgroup-parent", &given])?;
     let cgroups = std::fs::read_to_string(format!("/proc/{}/cgroup", scene.pid("placed")?))?;
     let id = scene.inspect("placed", "{{.Id}}")?;
-    let place = format!("{parent}/{id}");
+    let place = format!("/{parent}/{prefix}{id}{suffix}");
     ensure!(cgroups.lines().any(|line| line.ends_with(&place)), "not in {place}: {cgroups}");
     // dockerd does not remove what it was told to make containers in
     scene.docker(&["rm", "-f", "placed"])?.exits(0)?;
-    for directory in crate::host::top_cgroups(parent.trim_start_matches('/')) {
-        std::fs::remove_dir(directory)?;
+    for directory in crate::host::top_cgroups(&parent) {
+        leftovers::remove_parent(&directory)?;
     }
     PASSED
 }
@@ -145,5 +154,44 @@ fn compose(scene: &Scene<'_>) -> Result<Outcome> {
     ensure!(logs.out.contains("composed"), "{logs:?}");
     compose(&["exec", "-T", "two", "echo", "inside"])?.prints("inside")?;
     compose(&["down", "-t", "0"])?.exits(0)?;
+    PASSED
+}
+
+/// The steps of a build that BuildKit runs: each a `run` of the runtime, which it looks at from the outside.
+fn buildkit(scene: &Scene<'_>) -> Result<Outcome> {
+    let context = scene.directory("buildkit")?;
+    let build = |file: &str| {
+        std::fs::write(context.join("Dockerfile"), file)?;
+        let words = ["build", "--no-cache", "--progress=plain", "-t", "made", &context.to_string_lossy()];
+        let mut command = scene.daemon.client.command(&["timeout", &call_seconds()], &words);
+        call(command.env("DOCKER_BUILDKIT", "1"))
+    };
+    let file = "FROM busybox\nRUN echo built > /made && id -u >> /made\n\
+                RUN --mount=type=cache,target=/kept echo kept > /kept/file && test ! -e /kept/none\n\
+                RUN --mount=type=tmpfs,target=/mnt grep ' /mnt tmpfs ' /proc/mounts\n\
+                USER guest\nRUN id -u && echo 'of a step' >&2\nCMD [\"cat\", \"/made\"]\n";
+    let outcome = scene.daemon.with_runc_as(scene.runtime, || {
+        let built = build(file)?;
+        if built.code != 0 && built.err.contains("buildx component is missing") {
+            return skipped("the client has no buildx");
+        }
+        let built = built.exits(0)?;
+        ensure!(built.err.contains(" of a step"), "{built:?}");
+        let failed = build("FROM busybox\nRUN echo said; exit 7\n")?;
+        ensure!(failed.code != 0 && failed.err.contains("exit code: 7"), "{failed:?}");
+        ensure!(failed.err.contains(" said"), "{failed:?}");
+        let missing = build("FROM busybox\nRUN [\"no-such-command\"]\n")?;
+        ensure!(missing.code != 0 && missing.err.contains("no-such-command"), "{missing:?}");
+        PASSED
+    })?;
+    if let Outcome::Skipped(_) = outcome {
+        return Ok(outcome);
+    }
+    scene.run(&["--rm", "made"])?.prints("built\n0")?;
+    scene.docker(&["rmi", "-f", "made"])?.exits(0)?;
+    // the cgroup above those of the steps is nobody's to remove
+    for directory in crate::host::top_cgroups(&format!("{}/buildkit", scene.daemon.cgroup_parent)) {
+        std::fs::remove_dir(directory)?;
+    }
     PASSED
 }

@@ -4,6 +4,7 @@ mod identity;
 mod lifecycle;
 mod limits;
 mod pods;
+mod systemd;
 mod volumes;
 
 use anyhow::Result;
@@ -13,7 +14,7 @@ use crate::play::{Case, Outcome, PASSED, skipped};
 
 /// All cases in the order in which they are run.
 pub fn all<'a>() -> Vec<Case<Scene<'a>>> {
-    [lifecycle::CASES, limits::CASES, identity::CASES, volumes::CASES, pods::CASES]
+    [lifecycle::CASES, limits::CASES, identity::CASES, volumes::CASES, pods::CASES, systemd::CASES]
         .into_iter()
         .flatten()
         .map(|&(name, check)| -> Case<Scene<'a>> { (name, check) })

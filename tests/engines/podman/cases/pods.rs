@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::{Cases, Outcome, PASSED};
-use crate::calls::{SOON, call, until};
+use crate::calls::{SOON, call, slowness, until};
 use crate::podman::home::User;
 use crate::podman::scene::Scene;
 
@@ -101,10 +101,10 @@ fn notified(scene: &Scene<'_>, mode: &str, script: &str) -> Result<UnixDatagram>
     let path = scene.directory(&format!("notify-{mode}"))?.join("socket");
     let socket = UnixDatagram::bind(&path)?;
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o777))?;
-    if let User::Ordinary(uid) = scene.home.user {
-        std::os::unix::fs::chown(&path, Some(uid), Some(uid))?;
+    if let User::Ordinary(user) = &scene.home.user {
+        std::os::unix::fs::chown(&path, Some(user.uid), Some(user.uid))?;
     }
-    socket.set_read_timeout(Some(Duration::from_secs(20)))?;
+    socket.set_read_timeout(Some(Duration::from_secs(20) * slowness()))?;
     let sdnotify = format!("--sdnotify={mode}");
     let words = [
         "run",

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use serde_json::json;
 use support::{Bundle, Running, Said, bundle, cgroup_dirs, cgroup_of, cgroup_value, wait_exit};
 
+/// How many there are in all, or as many as `BERTH_TEST_CONTAINERS` says.
 const CONTAINERS: usize = 200;
 const AT_A_TIME: usize = 4;
 const LIMIT: u64 = 16 << 20;
@@ -62,7 +63,8 @@ fn all(batch: &[One<'_>], command: impl Fn(&One<'_>) -> Running) {
 
 /// The containers in batches; each has the bundle of its place in the batch.
 fn batches<'b>(bundles: [&'b Bundle; AT_A_TIME]) -> impl Iterator<Item = Vec<One<'b>>> {
-    (0..CONTAINERS / AT_A_TIME).map(move |batch| {
+    let chosen = std::env::var("BERTH_TEST_CONTAINERS").ok().map(|text| text.parse().unwrap());
+    (0..chosen.unwrap_or(CONTAINERS) / AT_A_TIME).map(move |batch| {
         let one = |(place, bundle): (usize, &&'b Bundle)| One {
             bundle,
             id: format!("{}n{}", bundle.id, batch * AT_A_TIME + place),
@@ -72,7 +74,7 @@ fn batches<'b>(bundles: [&'b Bundle; AT_A_TIME]) -> impl Iterator<Item = Vec<One
 }
 
 #[test]
-fn two_hundred_containers_with_limits_come_and_go() {
+fn containers_with_limits_come_and_go_by_the_hundred() {
     let Some(b) = limited("exec sleep 1000") else { return };
     for batch in batches([&b; AT_A_TIME]) {
         all(&batch, |one| one.create());
@@ -90,7 +92,7 @@ fn two_hundred_containers_with_limits_come_and_go() {
 }
 
 #[test]
-fn so_do_two_hundred_of_which_half_are_killed_for_memory() {
+fn so_do_those_of_which_half_are_killed_for_memory() {
     let Some(quiet) = limited("exec sleep 1000") else { return };
     let Some(greedy) = limited("exec dd if=/dev/zero of=/dev/null bs=256M count=1") else { return };
     for batch in batches([&quiet, &greedy, &quiet, &greedy]) {

@@ -10,6 +10,7 @@
     clippy::print_stderr
 )]
 
+mod buildkit;
 mod calls;
 mod containerd;
 mod docker;

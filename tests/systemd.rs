@@ -234,10 +234,10 @@ fn a_create_that_fails_later_takes_its_unit_along() {
 #[test]
 fn what_a_killed_create_leaves_is_found_again() {
     let Some((b, name)) = unit(FOREVER) else { return };
-    // the hook waits for ever in a create whose unit is there
+    // the hook waits in a create whose unit is there, if it has begun by then
     let gate = b.gate("gate");
     let path = b.scratch().join("gate");
-    let script = format!("exec cat {}", path.display());
+    let script = format!("read line < {}", path.display());
     let b = b.with(|c| {
         c["hooks"] = json!({ "createRuntime": [{ "path": "/bin/sh", "args": ["sh", "-c", script] }] });
     });
@@ -249,7 +249,7 @@ fn what_a_killed_create_leaves_is_found_again() {
     }
     create.child.kill().unwrap();
     create.end();
-    gate.open();
+    let _open = gate.stay_open();
     b.say(&["delete", "--force", &b.id]).ok();
     assert_eq!(property(&name, "LoadState"), "not-found");
     b.assert_nothing_left();

@@ -109,4 +109,11 @@ impl Gate {
         };
         file.write_all(b"go\n").unwrap();
     }
+
+    /// Has a line for a reader that may come now, later or never, as long as the answer is kept.
+    pub fn stay_open(&self) -> File {
+        let mut file = OpenOptions::new().read(true).write(true).open(&self.0).unwrap();
+        file.write_all(b"go\n").unwrap();
+        file
+    }
 }

@@ -102,13 +102,15 @@ fn a_runtime_that_is_confined_as_in_a_container_of_lxc_makes_containers() {
     }
     let script = "cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/msgmax; hostname; cat /proc/self/attr/current";
     let Some(b) = bundle(script) else { return };
-    let b = b.with(|c| {
+    let b = b.namespace("network", None).with(|c| {
         c["linux"]["sysctl"] =
             json!({ "net.ipv4.ip_unprivileged_port_start": "79", "kernel.msgmax": "5000" });
         c["linux"]["maskedPaths"] = json!(["/proc/kcore", "/proc/timer_list"]);
         c["linux"]["readonlyPaths"] = json!(["/proc/irq", "/proc/sysrq-trigger"]);
         c["process"]["apparmorProfile"] = json!(inner.name);
         c["hostname"] = json!("nested");
+        // from a profile to another one; from no profile the kernel lets a process pass that cannot gain privileges
+        c["process"]["noNewPrivileges"] = json!(false);
     });
     let run = b.launch_command("run", &[], &b.id);
     let mut command = Command::new("aa-exec");

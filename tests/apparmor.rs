@@ -91,7 +91,7 @@ fn a_profile_that_is_not_loaded_is_named_with_its_field() {
 
 /// Rules of LXC for containers that may nest others: whatever of `/proc/sys` and `/sys` is not listed cannot be written to.
 /// A file of a detached procfs has a path without `/proc` before it, which the rules for `/sys` then hit.
-const LXC: &str = "  deny /sys/[^fdck]*{,/**} wklx,\n  deny /sys/f[^s]*{,/**} wklx,\n  deny /sys/k[^e]*{,/**} wklx,\n  deny /proc/sysrq-trigger rwklx,\n  change_profile -> *,\n";
+const LXC: &str = "  audit deny /sys/[^fdck]*{,/**} wklx,\n  audit deny /sys/f[^s]*{,/**} wklx,\n  audit deny /sys/k[^e]*{,/**} wklx,\n  deny /proc/sysrq-trigger rwklx,\n  change_profile -> *,\n";
 
 #[test]
 fn a_runtime_that_is_confined_as_in_a_container_of_lxc_makes_containers() {

@@ -12,6 +12,7 @@
 
 mod calls;
 mod containerd;
+mod cri;
 mod docker;
 mod host;
 mod play;

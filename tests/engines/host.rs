@@ -234,3 +234,26 @@ pub fn command_line(pid: i32) -> String {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     String::from_utf8_lossy(&bytes).replace('\0', " ").chars().take(120).collect()
 }
+
+/// The limit file of a process by controller, and its text.
+pub fn cgroup_file(pid: i32, controller: &str, v1: &str, v2: &str) -> Result<(PathBuf, String)> {
+    let lines = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    let place = |wanted: &dyn Fn(&str) -> bool| {
+        lines.lines().find_map(|line| {
+            let (_, rest) = line.split_once(':')?;
+            let (controllers, path) = rest.split_once(':')?;
+            wanted(controllers).then(|| path.to_owned())
+        })
+    };
+    let file = match place(&|names| names.split(',').any(|name| name == controller)) {
+        Some(path) => {
+            Path::new("/sys/fs/cgroup").join(controller).join(path.trim_start_matches('/')).join(v1)
+        }
+        None => {
+            let path = place(&|names| names.is_empty()).context("no cgroup2 line")?;
+            Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/')).join(v2)
+        }
+    };
+    let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
+    Ok((file, text.trim().to_owned()))
+}

@@ -13,6 +13,7 @@
 mod buildkit;
 mod calls;
 mod containerd;
+mod cri;
 mod docker;
 mod host;
 mod play;

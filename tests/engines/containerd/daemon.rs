@@ -1,5 +1,6 @@
 //! A containerd of our own: private mount and network namespaces, its own directories and socket.
 
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -24,29 +25,88 @@ pub const NEEDED: [&str; 8] = ["containerd", "ctr", "busybox", "mount", "umount"
 /// The image's name in containerd.
 pub const IMAGE: &str = "docker.io/library/busybox:latest";
 
+/// An image: its name, and what a container of it runs when nobody says what.
+pub type Image = (&'static str, &'static [&'static str]);
+
+/// containerd keeps its tasks below here.
+pub const STATE: &str = "/run/ctr-state";
+
+/// How containerd is set up.
+pub struct Setup {
+    /// The first word of its directory and of its cgroup.
+    pub name: &'static str,
+    /// Which of its namespaces the containers are in.
+    pub namespace: &'static str,
+    /// What is made in the engine's own directory, and of the host's that the thread sees, before the start.
+    pub prepare: fn(&Path) -> Result<()>,
+    /// What its configuration says of plugins, from its directory and the path of the runtime under test.
+    pub plugins: fn(&Path, &Path) -> String,
+    /// All of one content.
+    pub images: &'static [Image],
+}
+
+/// For `ctr`.
+pub const PLAIN: Setup = Setup {
+    name: "berth-ctr",
+    namespace: "default",
+    prepare: |_| Ok(()),
+    plugins: |_, _| "disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n".to_owned(),
+    images: &[(IMAGE, &["sh"])],
+};
+
 /// The running engine. Dropping it ends it and takes everything away that it made.
 pub struct Daemon {
     /// The cgroup below which the containers are.
     pub cgroup_parent: String,
+    setup: &'static Setup,
     runtime: PathBuf,
-    process: Child,
+    process: RefCell<Child>,
     home: Option<tempfile::TempDir>,
 }
 
 impl Daemon {
-    /// Moves the calling thread into namespaces of its own, starts containerd there, and loads the image.
-    pub fn start(runtime: &Path) -> Result<Self> {
-        let home = tempfile::Builder::new().prefix("berth-ctr.").tempdir()?;
+    /// Moves the calling thread into namespaces of its own, starts containerd there, and loads the images.
+    pub fn start(runtime: &Path, setup: &'static Setup) -> Result<Self> {
+        let home = tempfile::Builder::new().prefix(&format!("{}.", setup.name)).tempdir()?;
         let directory = home.path().to_owned();
         make_private()?;
         choose_cgroups(&directory.join("cgroup"))?;
-        std::fs::write(directory.join("config.toml"), configuration(&directory))?;
-        let cgroup_parent = format!("berth-ctr-{}", std::process::id());
-        let process = spawn(&directory)?;
-        let daemon = Self { cgroup_parent, runtime: runtime.to_owned(), process, home: Some(home) };
-        until(PATIENCE, || daemon.ctr(&["version"])?.exits(0).map(drop))?;
-        daemon.load_image()?;
+        (setup.prepare)(&directory)?;
+        let text = configuration(&directory, &(setup.plugins)(&directory, runtime));
+        std::fs::write(directory.join("config.toml"), text)?;
+        let cgroup_parent = format!("{}-{}", setup.name, std::process::id());
+        let process = RefCell::new(spawn(&directory)?);
+        let daemon = Self { cgroup_parent, setup, runtime: runtime.to_owned(), process, home: Some(home) };
+        daemon.await_answer()?;
+        daemon.load_images()?;
         Ok(daemon)
+    }
+
+    fn await_answer(&self) -> Result<()> {
+        until(PATIENCE, || {
+            if let Some(status) = self.process.borrow_mut().try_wait()? {
+                bail!("containerd ended with {status}:{}", self.complaints());
+            }
+            self.ctr(&["version"])?.exits(0).map(drop)
+        })
+    }
+
+    /// Ends containerd with a signal; what it has started goes on.
+    pub fn interrupt(&self, signal: Signal) -> Result<()> {
+        let mut process = self.process.borrow_mut();
+        kill(Pid::from_raw(process.id().cast_signed()), signal).ok();
+        let ended = until(PATIENCE, || process.try_wait()?.context("containerd does not end on its signal"));
+        if ended.is_err() {
+            process.kill()?;
+            process.wait()?;
+        }
+        ended.map(drop)
+    }
+
+    /// Starts containerd again with what is on its disk.
+    pub fn resume(&self) -> Result<()> {
+        *self.process.borrow_mut() = spawn(self.home())?;
+        self.await_answer()
     }
 
     /// `ctr ARGS`.
@@ -56,19 +116,23 @@ impl Daemon {
 
     pub fn command(&self, args: &[&str]) -> Result<Command> {
         let mut command = bounded(&finds("ctr").context("no ctr")?);
-        command.arg("--address").arg(self.home().join("socket")).args(args);
+        command.args(["--namespace", self.setup.namespace, "--address"]).arg(self.socket()).args(args);
         Ok(command)
     }
 
-    /// The path of the runtime that is called `name`.
-    pub fn runtime(&self, name: &str) -> String {
-        let path = if name == UNDER_TEST { Some(self.runtime.clone()) } else { finds(name) };
-        path.map_or_else(|| name.to_owned(), |path| path.display().to_string())
+    /// Where containerd listens.
+    pub fn socket(&self) -> PathBuf {
+        self.home().join("socket")
     }
 
-    fn load_image(&self) -> Result<()> {
+    /// As [`path_of`].
+    pub fn runtime(&self, name: &str) -> String {
+        path_of(name, &self.runtime)
+    }
+
+    fn load_images(&self) -> Result<()> {
         let layer = image(self.home())?;
-        let archive = docker_archive(self.home(), &layer)?;
+        let archive = docker_archive(self.home(), &layer, self.setup.images)?;
         self.ctr(&["images", "import", &archive.to_string_lossy()])?.exits(0).map(drop)
     }
 
@@ -87,7 +151,7 @@ impl Daemon {
 
     /// Processes in our namespaces that are not the daemon itself: shims and what they have started.
     pub fn shims(&self) -> Result<Vec<i32>> {
-        let daemon = self.process.id().cast_signed();
+        let daemon = self.process.borrow().id().cast_signed();
         Ok(processes_in_our_namespace()?.into_iter().filter(|pid| *pid != daemon).collect())
     }
 
@@ -105,12 +169,18 @@ impl Daemon {
         for parent in top_cgroups(&self.cgroup_parent) {
             left.extend(cgroups_below(&parent).iter().map(|path| format!("cgroup {}", path.display())));
         }
-        for directory in ["/run/containerd/runc/default", "/run/containerd/runc/k8s.io"] {
-            let states = crate::host::entries(Path::new(directory)).into_iter();
+        let namespace = self.setup.namespace;
+        for directory in [
+            format!("/run/containerd/runc/{namespace}"),
+            format!("{STATE}/io.containerd.runtime.v2.task/{namespace}"),
+        ] {
+            let states = crate::host::entries(Path::new(&directory)).into_iter();
             left.extend(
                 states.filter(|path| !hidden(path)).map(|path| format!("directory {}", path.display())),
             );
         }
+        let mounts = mounts_below(Path::new(STATE))?;
+        left.extend(mounts.iter().map(|path| format!("mount {}", path.display())));
         Ok(left)
     }
 
@@ -139,13 +209,7 @@ impl Daemon {
             [] => Ok(()),
             left => bail!("left behind: {}", left.join(", ")),
         });
-        kill(Pid::from_raw(self.process.id().cast_signed()), Signal::SIGTERM).ok();
-        let stopped =
-            until(PATIENCE, || self.process.try_wait()?.context("containerd does not end on SIGTERM"));
-        if stopped.is_err() {
-            self.process.kill()?;
-            self.process.wait()?;
-        }
+        let stopped = self.interrupt(Signal::SIGTERM);
         self.sweep()?;
         for parent in top_cgroups(&self.cgroup_parent) {
             cgroups_below(&parent).iter().for_each(|path| std::fs::remove_dir(path).unwrap_or_default());
@@ -157,7 +221,7 @@ impl Daemon {
         if let Some(home) = self.home.take() {
             home.close()?;
         }
-        stopped.map(drop).and(left)
+        stopped.and(left)
     }
 }
 
@@ -177,16 +241,22 @@ fn hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
-fn configuration(home: &Path) -> String {
+/// The path of the runtime that is called `name`.
+pub fn path_of(name: &str, runtime: &Path) -> String {
+    let path = if name == UNDER_TEST { Some(runtime.to_owned()) } else { finds(name) };
+    path.map_or_else(|| name.to_owned(), |path| path.display().to_string())
+}
+
+fn configuration(home: &Path, plugins: &str) -> String {
     format!(
-        "version = 2\nroot = \"{0}/root\"\nstate = \"/run/ctr-state\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n\
+        "version = 2\nroot = \"{0}/root\"\nstate = \"{STATE}\"\n{plugins}\
          [grpc]\naddress = \"{0}/socket\"\n[ttrpc]\naddress = \"{0}/socket.ttrpc\"\n",
         home.display()
     )
 }
 
 fn spawn(home: &Path) -> Result<Child> {
-    let log = std::fs::File::create(home.join("log"))?;
+    let log = std::fs::File::options().create(true).append(true).open(home.join("log"))?;
     // With the death signal a test that is killed does not leave an engine running.
     Command::new("setpriv")
         .args(["--pdeathsig", "SIGTERM"])
@@ -200,23 +270,27 @@ fn spawn(home: &Path) -> Result<Child> {
         .context("start containerd")
 }
 
-/// What `docker save` would write for an image of one layer.
-fn docker_archive(home: &Path, layer: &Path) -> Result<PathBuf> {
+/// What `docker save` would write for images of one layer.
+fn docker_archive(home: &Path, layer: &Path, images: &[Image]) -> Result<PathBuf> {
     let directory = home.join("archive");
     std::fs::create_dir(&directory)?;
     std::fs::copy(layer, directory.join("layer.tar"))?;
     let digest = host("sha256sum", &[&layer.to_string_lossy()])?;
     let digest = digest.split_whitespace().next().unwrap_or_default();
-    let config = serde_json::json!({
-        "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
-        "config": { "Cmd": ["sh"], "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"] },
-        "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
-    });
-    std::fs::write(directory.join("config.json"), config.to_string())?;
-    let manifest = serde_json::json!([{ "Config": "config.json", "RepoTags": ["busybox:latest"], "Layers": ["layer.tar"] }]);
-    std::fs::write(directory.join("manifest.json"), manifest.to_string())?;
+    let mut manifest = Vec::new();
+    for (place, (name, command)) in images.iter().enumerate() {
+        let config = serde_json::json!({
+            "architecture": if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" }, "os": "linux",
+            "config": { "Cmd": command, "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"] },
+            "rootfs": { "type": "layers", "diff_ids": [format!("sha256:{digest}")] },
+        });
+        let file = format!("config-{place}.json");
+        std::fs::write(directory.join(&file), config.to_string())?;
+        manifest.push(serde_json::json!({ "Config": file, "RepoTags": [name], "Layers": ["layer.tar"] }));
+    }
+    std::fs::write(directory.join("manifest.json"), serde_json::Value::from(manifest).to_string())?;
     let archive = home.join("docker.tar");
     let words = [directory.as_os_str(), archive.as_os_str()].map(|word| word.to_string_lossy().into_owned());
-    host("tar", &["-C", &words[0], "-cf", &words[1], "manifest.json", "config.json", "layer.tar"])?;
+    host("tar", &["-C", &words[0], "-cf", &words[1], "."])?;
     Ok(archive)
 }

@@ -1,11 +1,10 @@
-//! containerd: a daemon of our own, spoken to with `ctr`, and through the socket of its CRI plugin with
-//! `crictl` where that is installed.
+//! containerd: a daemon of our own, spoken to with `ctr`. Its CRI plugin has a list of cases of its own.
 
 mod cases;
-mod daemon;
+pub mod daemon;
 mod scene;
 
-use daemon::{Daemon, NEEDED};
+use daemon::{Daemon, NEEDED, PLAIN};
 use scene::Scene;
 
 use crate::host::{cannot_run, finds};
@@ -17,8 +16,8 @@ fn containerd_runs_containers_as_it_does_with_runc() {
     if let Some(reason) = cannot_run(&NEEDED) {
         return say(&format!("SKIP containerd: {reason}"));
     }
-    let daemon =
-        Daemon::start(&runtime).unwrap_or_else(|error| panic!("containerd does not start: {error:#}"));
+    let daemon = Daemon::start(&runtime, &PLAIN)
+        .unwrap_or_else(|error| panic!("containerd does not start: {error:#}"));
     let play = Play {
         engine: "containerd",
         version: daemon.version().unwrap_or_default(),

@@ -1,6 +1,6 @@
 //! What a case has in its hands: the engine, the runtime it is to use, a directory, and a clean start.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -8,6 +8,7 @@ use super::client::{Reply, until};
 use super::daemon::Daemon;
 use super::leftovers;
 pub use crate::calls::SOON;
+use crate::host::cgroup_file;
 use crate::play::Stage;
 
 /// One case with one runtime.
@@ -132,27 +133,4 @@ impl Stage for Scene<'_> {
     fn complaints(&self) -> String {
         self.daemon.complaints(self.since)
     }
-}
-
-/// The limit file of a process by controller, and its text.
-fn cgroup_file(pid: i32, controller: &str, v1: &str, v2: &str) -> Result<(PathBuf, String)> {
-    let lines = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
-    let place = |wanted: &dyn Fn(&str) -> bool| {
-        lines.lines().find_map(|line| {
-            let (_, rest) = line.split_once(':')?;
-            let (controllers, path) = rest.split_once(':')?;
-            wanted(controllers).then(|| path.to_owned())
-        })
-    };
-    let file = match place(&|names| names.split(',').any(|name| name == controller)) {
-        Some(path) => {
-            Path::new("/sys/fs/cgroup").join(controller).join(path.trim_start_matches('/')).join(v1)
-        }
-        None => {
-            let path = place(&|names| names.is_empty()).context("no cgroup2 line")?;
-            Path::new("/sys/fs/cgroup").join(path.trim_start_matches('/')).join(v2)
-        }
-    };
-    let text = std::fs::read_to_string(&file).with_context(|| file.display().to_string())?;
-    Ok((file, text.trim().to_owned()))
 }

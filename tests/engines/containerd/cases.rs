@@ -7,9 +7,10 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::daemon::IMAGE;
 use super::scene::Scene;
 use crate::calls::{SOON, until};
-use crate::host::ended;
+use crate::host::{ended, has_systemd, host};
 use crate::play::{Outcome, PASSED, skipped};
 
 type Cases = &'static [(&'static str, fn(&Scene<'_>) -> Result<Outcome>)];
@@ -33,6 +34,7 @@ pub const CASES: Cases = &[
     ("--seccomp, --cap-drop", restricted),
     ("--pid-file", pid_file),
     ("the shim is killed", shim_killed),
+    ("--runc-systemd-cgroup", systemd_cgroup),
     ("10 containers at once", ten),
 ];
 
@@ -244,6 +246,30 @@ fn shim_killed(scene: &Scene<'_>) -> Result<Outcome> {
         scene.idle("c", &[])
     })?;
     scene.says("c", &["echo", "again"], "again")?;
+    PASSED
+}
+
+fn systemd_cgroup(scene: &Scene<'_>) -> Result<Outcome> {
+    if !has_systemd() {
+        return skipped("systemd does not run this machine");
+    }
+    let slice = format!("berthctr{}.slice", std::process::id());
+    let (runtime, cgroup) = (scene.daemon.runtime(scene.runtime), format!("{slice}:ctr:c"));
+    let flags = ["run", "-d", "--runc-binary", &runtime, "--runc-systemd-cgroup", "--cgroup", &cgroup];
+    let limit = ["--memory-limit", "67108864"];
+    scene.ctr(&[&flags[..], &limit, &[IMAGE, "c", "sleep", "1000"]].concat())?.exits(0)?;
+    let (pid, _) = scene.task("c")?;
+    let told = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;
+    ensure!(told.contains(&format!("/{slice}/ctr-c.scope")), "{told}");
+    let memory = host("systemctl", &["show", "-P", "MemoryMax", "ctr-c.scope"])?;
+    ensure!(memory.trim() == "67108864", "MemoryMax={memory}");
+    scene.ctr(&["task", "rm", "-f", "c"])?;
+    until(SOON, || {
+        let state = host("systemctl", &["show", "-P", "LoadState", "ctr-c.scope"])?;
+        ensure!(state.trim() == "not-found", "the scope is {state}");
+        Ok(())
+    })?;
+    host("systemctl", &["stop", &slice])?;
     PASSED
 }
 

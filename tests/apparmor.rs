@@ -1,6 +1,7 @@
 //! AppArmor: the profile of a container's process, and berth inside of a container that is confined as LXC confines its own.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::let_underscore_must_use)]
+#![allow(clippy::disallowed_methods, reason = "the tests play the host, with paths")]
 
 mod support;
 

@@ -184,7 +184,7 @@ impl Runtime<'_> {
                             state: None,
                         });
                     }
-                    result => named.push(result.with_context(|| format!("stats of {id:?}"))?),
+                    result => named.push(result.with_context(|| format!("{id:?}"))?),
                 }
             }
             named
@@ -208,7 +208,7 @@ fn usage(seen: &Seen) -> Result<Usage> {
         Err(error) if matches!(crate::error::errno(&error), Some(Errno::ENOENT | Errno::ENODEV)) => {
             return Ok(Usage { status: "stopped".to_owned(), ..nothing() });
         }
-        result => result.with_context(|| format!("stats of {:?}", seen.id))?,
+        result => result.with_context(|| format!("{:?}", seen.id))?,
     };
     let mut usage = Usage::of(&seen.id, seen.status.name(), &stats);
     for interface in state.init.and_then(interfaces).unwrap_or_default() {

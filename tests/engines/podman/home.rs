@@ -199,7 +199,7 @@ impl Home {
             User::Ordinary(_) => (self.path().join("home/graph"), self.run_directory().join("containers")),
         };
         format!(
-            "[storage]\ndriver = \"vfs\"\ngraphroot = \"{0}\"\nrunroot = \"{1}\"\nrootless_storage_path = \"{0}\"\n",
+            "[storage]\ndriver = \"vfs\"\ngraphroot = \"{}\"\nrunroot = \"{}\"\n",
             graph.display(),
             run.display()
         )

@@ -41,6 +41,20 @@ pub fn has_systemd() -> bool {
     Path::new("/run/systemd/system").exists()
 }
 
+/// Why nothing can be checkpointed here.
+pub fn lacks_criu() -> Option<&'static str> {
+    let check = Command::new("criu").arg("check").stdin(Stdio::null()).output();
+    match check {
+        Err(_) => Some("criu is not installed"),
+        Ok(output) if !output.status.success() => Some("criu does not work on this kernel"),
+        Ok(_) => None,
+    }
+}
+
+/// A program that says the same word again and again, which is lost when it is not continued but begun anew.
+pub const REMEMBERS: &str =
+    "w=$(cat /proc/sys/kernel/random/uuid); while :; do echo $w > /word; sleep 0.1; done";
+
 /// What engines and runtimes need of the machine's `/run` to reach systemd, of the system and of users.
 const OF_SYSTEMD: [&str; 3] = ["systemd", "dbus", "user"];
 

@@ -57,7 +57,8 @@ pub const FIRST_ID: u32 = 1_700_000_000;
 impl Settings {
     fn file(self) -> String {
         let settings = match self {
-            Self::Usual => serde_json::json!({}),
+            // for checkpoints
+            Self::Usual => serde_json::json!({ "experimental": true }),
             Self::Special => serde_json::json!({
                 "userns-remap": REMAPPED, "live-restore": true,
             }),

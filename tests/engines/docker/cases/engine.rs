@@ -5,12 +5,12 @@ use std::process::Stdio;
 use anyhow::{Result, ensure};
 
 use super::{Cases, Outcome, PASSED, skipped};
-use crate::calls::{call, call_seconds};
+use crate::calls::{SOON, call, call_seconds, until};
 use crate::docker::client::reply;
 use crate::docker::daemon::HOOK_TOLD;
 use crate::docker::leftovers;
 use crate::docker::scene::Scene;
-use crate::host::finds;
+use crate::host::{REMEMBERS, finds, lacks_criu};
 use crate::play::UNDER_TEST;
 
 pub const CASES: Cases = &[
@@ -24,6 +24,7 @@ pub const CASES: Cases = &[
     ("info", info),
     ("docker compose", compose),
     ("docker build with BuildKit", buildkit),
+    ("docker checkpoint", checkpoint),
 ];
 
 fn restart_policy(scene: &Scene<'_>) -> Result<Outcome> {
@@ -193,5 +194,24 @@ fn buildkit(scene: &Scene<'_>) -> Result<Outcome> {
     for directory in crate::host::top_cgroups(&format!("{}/buildkit", scene.daemon.cgroup_parent)) {
         std::fs::remove_dir(directory)?;
     }
+    PASSED
+}
+
+/// The word that the program in memory knows; it is not there before.
+fn remembered(scene: &Scene<'_>) -> Result<String> {
+    scene.docker(&["exec", "saved", "rm", "-f", "/word"])?.exits(0)?;
+    until(SOON, || Ok(scene.docker(&["exec", "saved", "cat", "/word"])?.exits(0)?.out))
+}
+
+fn checkpoint(scene: &Scene<'_>) -> Result<Outcome> {
+    if let Some(reason) = lacks_criu() {
+        return skipped(reason);
+    }
+    scene.background("saved", &["--network", "none", "busybox", "sh", "-c", REMEMBERS])?;
+    let before = remembered(scene)?;
+    scene.docker(&["checkpoint", "create", "saved", "first"])?.exits(0)?;
+    scene.becomes("saved", "{{.State.Status}}", "exited")?;
+    scene.docker(&["start", "--checkpoint", "first", "saved"])?.exits(0)?;
+    ensure!(remembered(scene)? == before, "it was begun anew");
     PASSED
 }

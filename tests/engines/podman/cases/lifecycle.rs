@@ -6,8 +6,8 @@ use std::process::Stdio;
 use anyhow::{Context, Result, ensure};
 
 use super::{Cases, Outcome, PASSED, skipped};
-use crate::calls::{begin, call, reply};
-use crate::host::finds;
+use crate::calls::{SOON, begin, call, reply, until};
+use crate::host::{REMEMBERS, finds, lacks_criu};
 use crate::podman::scene::Scene;
 
 pub const CASES: Cases = &[
@@ -31,6 +31,7 @@ pub const CASES: Cases = &[
     ("healthcheck run", healthcheck),
     ("--preserve-fds", preserve_fds),
     ("info names the runtime", info),
+    ("container checkpoint, restore", checkpoint),
 ];
 
 fn run(scene: &Scene<'_>) -> Result<Outcome> {
@@ -241,5 +242,24 @@ fn info(scene: &Scene<'_>) -> Result<Outcome> {
     let path = reply.out.split_whitespace().next().unwrap_or_default();
     ensure!(Path::new(path).ends_with(scene.runtime), "{reply:?}");
     ensure!(reply.out.contains(" version ") && reply.out.contains("spec: 1."), "{reply:?}");
+    PASSED
+}
+
+/// The word that the program in memory knows; it is not there before.
+fn remembered(scene: &Scene<'_>) -> Result<String> {
+    scene.podman(&["exec", "box", "rm", "-f", "/word"])?.exits(0)?;
+    until(SOON, || Ok(scene.podman(&["exec", "box", "cat", "/word"])?.exits(0)?.out))
+}
+
+fn checkpoint(scene: &Scene<'_>) -> Result<Outcome> {
+    if let Some(reason) = lacks_criu().or_else(|| (!scene.is_root()).then_some("podman wants root for it")) {
+        return skipped(reason);
+    }
+    scene.run(&["-d", "--name", "box"], &["sh", "-c", REMEMBERS])?.exits(0)?;
+    let before = remembered(scene)?;
+    scene.podman(&["container", "checkpoint", "box"])?.exits(0)?;
+    scene.becomes("box", "{{.State.Status}}", "exited")?;
+    scene.podman(&["container", "restore", "box"])?.exits(0)?;
+    ensure!(remembered(scene)? == before, "it was begun anew");
     PASSED
 }

@@ -17,6 +17,8 @@ pub struct Mount<'a> {
     pub root: PathBuf,
     /// Where it is.
     pub point: PathBuf,
+    /// The options of the mount itself, parted by commas.
+    pub attributes: &'a [u8],
     /// The file system's type.
     pub kind: &'a [u8],
     /// The options of the file system, parted by commas.
@@ -24,6 +26,11 @@ pub struct Mount<'a> {
 }
 
 impl Mount<'_> {
+    /// Whether the mount itself has this option.
+    pub fn has_attribute(&self, attribute: &[u8]) -> bool {
+        self.attributes.split(|byte| *byte == b',').any(|found| found == attribute)
+    }
+
     /// Whether the file system has this option.
     pub fn has_option(&self, option: &[u8]) -> bool {
         self.options.split(|byte| *byte == b',').any(|found| found == option)
@@ -60,6 +67,7 @@ fn parse<'a>(line: &'a [u8], wanted: impl Fn(&[u8]) -> bool) -> Option<Mount<'a>
         device: fields.next()?,
         root: unescape(fields.next()?),
         point: unescape(fields.next()?),
+        attributes: fields.next().unwrap_or_default(),
         kind,
         options,
     })
@@ -93,6 +101,7 @@ mod tests {
         assert_eq!(mount.root.as_os_str().as_bytes(), b"/\\a b");
         assert_eq!(mount.point.as_os_str().as_bytes(), b"/\xff\n\\8x");
         assert_eq!(mount.kind, b"ext4");
+        assert!(mount.has_attribute(b"relatime") && !mount.has_attribute(b"data=x"));
         assert!(mount.has_option(b"data=x") && mount.has_option(b"rw") && !mount.has_option(b"data"));
     }
 

@@ -1,0 +1,234 @@
+//! The directories that CRIU works with: its images, and its log and sockets.
+//!
+//! CRIU opens files in them by name and follows links, as the host's root. So what is in them is looked at first, and a
+//! directory that everybody can write to is refused.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use nix::dir::Dir;
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use crate::error::{Hinted, hinted};
+use crate::options::CriuOptions;
+
+/// The one link that CRIU makes: to the images before.
+const PARENT: &str = "parent";
+/// The longest record, and how much of the end of a log is looked at, in bytes.
+const MAX_FILE: u64 = 4 << 20;
+
+/// The directories of one checkpoint.
+#[derive(Debug)]
+pub struct Images {
+    directory: OwnedFd,
+    work: Option<OwnedFd>,
+    /// Where the log is, for messages.
+    log_directory: PathBuf,
+}
+
+impl Images {
+    /// Opens them; `make` makes those that are missing.
+    pub fn open(options: &CriuOptions, make: bool) -> Result<Self> {
+        let directory = open_one("--image-path", &options.image_path, make)?;
+        // the work directory is written to by restore too
+        let work =
+            options.work_path.as_deref().map(|path| open_one("--work-path", path, true)).transpose()?;
+        let log_directory = options.work_path.as_deref().unwrap_or(&options.image_path);
+        let log_directory = std::path::absolute(log_directory).context("--work-path")?;
+        Ok(Self { directory, work, log_directory })
+    }
+
+    /// The images' descriptor, by whose number CRIU finds the directory.
+    pub fn directory_number(&self) -> i64 {
+        self.directory.as_raw_fd().into()
+    }
+
+    /// That of the log and sockets, when it is another one.
+    pub fn work_number(&self) -> Option<i64> {
+        self.work.as_ref().map(|fd| fd.as_raw_fd().into())
+    }
+
+    /// Refuses earlier images that are not there. Their path begins at these.
+    pub fn check_parent(&self, parent: &Path) -> Result<()> {
+        if parent.is_absolute() {
+            return Err(hinted(
+                format!("--parent-path: {parent:?} is absolute"),
+                "give it relative to --image-path, as ../before: it is kept in the images",
+            ));
+        }
+        let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
+        let found = openat(&self.directory, parent, flags, Mode::empty())
+            .with_context(|| format!("--parent-path: open {parent:?} from the images' directory"))?;
+        check_not_shared(&found).with_context(|| format!("--parent-path: {parent:?}"))
+    }
+
+    /// Writes a file of ours into the images' directory.
+    pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        let write = || -> std::io::Result<()> {
+            match unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir) {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            let flags =
+                OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+            let file = openat(&self.directory, name, flags, Mode::from_bits_truncate(0o600))?;
+            File::from(file).write_all(bytes)
+        };
+        write().with_context(|| format!("write {name:?} to the images' directory"))
+    }
+
+    /// Reads a file of the images' directory.
+    pub fn read(&self, name: &str) -> Result<Vec<u8>> {
+        read_below(&self.directory, name).with_context(|| format!("read {name:?} of the images' directory"))
+    }
+
+    /// CRIU's failure with where its log is, and what that says last.
+    pub fn explained(&self, error: anyhow::Error, log: &str) -> anyhow::Error {
+        let path = self.log_directory.join(log);
+        let message = format!("{}: see {}", crate::error::text(&error), path.display());
+        let text = read_below(self.work.as_ref().unwrap_or(&self.directory), log).unwrap_or_default();
+        match last_error(&text).or_else(|| crate::error::hint(&error)) {
+            Some(hint) => Hinted { message, hint }.into(),
+            None => anyhow::anyhow!(message),
+        }
+    }
+}
+
+/// The last line of a log that tells an error, and of more in a row the first, which is the cause.
+fn last_error(log: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(log);
+    let mut found: Option<&str> = None;
+    let mut in_row = false;
+    for line in text.lines() {
+        let is_error = line.contains("Error (");
+        if is_error && !in_row {
+            found = Some(line);
+        }
+        in_row = is_error;
+    }
+    // without the time: `(00.011022) Error (criu/mount.c:1093): mnt: ...`
+    let line = found?;
+    Some(line.find("Error (").and_then(|at| line.get(at..)).unwrap_or(line).trim().to_owned())
+}
+
+fn open_one(option: &str, path: &Path, make: bool) -> Result<OwnedFd> {
+    if make {
+        match nix::unistd::mkdir(path, Mode::from_bits_truncate(0o700)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(errno) => return Err(errno).with_context(|| format!("{option}: make {path:?}")),
+        }
+    }
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let directory = match open(path, flags, Mode::empty()) {
+        Err(Errno::ELOOP | Errno::ENOTDIR) => {
+            bail!("{option}: {path:?} is not a directory, or a link to one")
+        }
+        result => result.with_context(|| format!("{option}: open {path:?}"))?,
+    };
+    check_not_shared(&directory)
+        .and_then(|()| check_entries(&directory))
+        .with_context(|| format!("{option}: {path:?}"))?;
+    Ok(directory)
+}
+
+fn check_not_shared(directory: &OwnedFd) -> Result<()> {
+    if fstat(directory)?.st_mode & 0o002 == 0 {
+        return Ok(());
+    }
+    Err(hinted(
+        "everybody can write to the directory",
+        "whoever puts a link there would have CRIU write to another file: take the right away (chmod o-w)",
+    ))
+}
+
+/// Refuses what leads CRIU elsewhere.
+fn check_entries(directory: &OwnedFd) -> Result<()> {
+    let copy =
+        openat(directory, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
+    for entry in Dir::from_fd(copy)?.iter() {
+        let entry = entry?;
+        let name = entry.file_name();
+        let found = match fstatat(directory.as_fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+            Err(Errno::ENOENT) => continue,
+            result => result?,
+        };
+        let kind = SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits());
+        let name = name.to_string_lossy();
+        let refused = match kind {
+            SFlag::S_IFREG | SFlag::S_IFDIR | SFlag::S_IFSOCK => false,
+            SFlag::S_IFLNK => name != PARENT,
+            _ => true,
+        };
+        if refused {
+            return Err(hinted(
+                format!("{name:?} in it is neither a file nor a directory"),
+                "CRIU would follow a link and open a device: take it away, or use another directory",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn read_below(directory: &OwnedFd, name: &str) -> std::io::Result<Vec<u8>> {
+    let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+    let mut bytes = Vec::new();
+    File::from(openat(directory, name, flags, Mode::empty())?).take(MAX_FILE).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+    use crate::error::text;
+
+    fn options(path: &Path) -> CriuOptions {
+        CriuOptions { image_path: path.to_owned(), ..CriuOptions::default() }
+    }
+
+    #[test]
+    fn the_cause_is_found_in_a_log() {
+        let log = b"(00.000001) Version: 4.2\n(00.01) Error (criu/a.c:1): first\n(00.02) fine\n\
+            (00.03) Error (criu/mount.c:7): mnt: no root mount\n(00.04) Error (criu/cr-dump.c:9): Dumping FAILED.\n";
+        assert_eq!(last_error(log).unwrap(), "Error (criu/mount.c:7): mnt: no root mount");
+        assert_eq!(last_error(b"(00.0) all is well\n"), None);
+    }
+
+    #[test]
+    fn a_directory_that_leads_elsewhere_is_refused() {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = scratch.path().join("images");
+        Images::open(&options(&directory), true).unwrap();
+        assert_eq!(std::fs::metadata(&directory).unwrap().permissions().mode() & 0o777, 0o700);
+        symlink("../before", directory.join("parent")).unwrap();
+        Images::open(&options(&directory), true).unwrap();
+        let link = scratch.path().join("link");
+        symlink(&directory, &link).unwrap();
+        assert!(text(&Images::open(&options(&link), true).unwrap_err()).contains("not a directory"));
+        symlink("/etc/passwd", directory.join("core-1.img")).unwrap();
+        let error = text(&Images::open(&options(&directory), true).unwrap_err());
+        assert!(error.contains("\"core-1.img\" in it"), "{error}");
+        std::fs::remove_file(directory.join("core-1.img")).unwrap();
+        std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o777)).unwrap();
+        assert!(text(&Images::open(&options(&directory), true).unwrap_err()).contains("everybody can write"));
+    }
+
+    #[test]
+    fn a_file_of_ours_replaces_a_link_and_is_not_written_through_it() {
+        let scratch = tempfile::tempdir().unwrap();
+        let images = Images::open(&options(scratch.path()), false).unwrap();
+        let outside = tempfile::NamedTempFile::new().unwrap();
+        symlink(outside.path(), scratch.path().join("berth.json")).unwrap();
+        assert!(images.read("berth.json").is_err());
+        images.write("berth.json", b"{}").unwrap();
+        assert_eq!(images.read("berth.json").unwrap(), b"{}");
+        assert_eq!(std::fs::read(outside.path()).unwrap(), b"");
+    }
+}

@@ -8,10 +8,10 @@ use std::io::{Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat};
+use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
 use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
@@ -20,6 +20,9 @@ use crate::options::CriuOptions;
 
 /// The one link that CRIU makes: to the images before.
 const PARENT: &str = "parent";
+const IMAGES: &str = "--image-path";
+/// Links that are followed before giving up.
+const MAX_LINKS: usize = 8;
 /// The longest record, and how much of the end of a log is looked at, in bytes.
 const MAX_FILE: u64 = 4 << 20;
 
@@ -35,7 +38,7 @@ pub struct Images {
 impl Images {
     /// Opens them; `make` makes those that are missing.
     pub fn open(options: &CriuOptions, make: bool) -> Result<Self> {
-        let directory = open_one("--image-path", &options.image_path, make)?;
+        let directory = open_one(IMAGES, &options.image_path, make)?;
         // the work directory is written to by restore too
         let work =
             options.work_path.as_deref().map(|path| open_one("--work-path", path, true)).transpose()?;
@@ -124,17 +127,34 @@ fn open_one(option: &str, path: &Path, make: bool) -> Result<OwnedFd> {
             Err(errno) => return Err(errno).with_context(|| format!("{option}: make {path:?}")),
         }
     }
-    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let directory = match open(path, flags, Mode::empty()) {
-        Err(Errno::ELOOP | Errno::ENOTDIR) => {
-            bail!("{option}: {path:?} is not a directory, or a link to one")
-        }
-        result => result.with_context(|| format!("{option}: open {path:?}"))?,
-    };
+    let directory = follow(path).with_context(|| format!("{option}: open {path:?}"))?;
     check_not_shared(&directory)
-        .and_then(|()| check_entries(&directory))
+        .and_then(|()| check_entries(&directory, option == IMAGES))
         .with_context(|| format!("{option}: {path:?}"))?;
     Ok(directory)
+}
+
+/// Opens a directory. Of links at the end of the path those are followed that are the host's root's: containerd has such.
+fn follow(path: &Path) -> Result<OwnedFd> {
+    let mut path = path.to_owned();
+    for _ in 0..MAX_LINKS {
+        let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let found = open(&path, flags, Mode::empty())?;
+        let status = fstat(&found)?;
+        if status.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFLNK.bits() {
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            return Ok(openat(&found, ".", flags, Mode::empty())?);
+        }
+        if status.st_uid != 0 {
+            return Err(hinted(
+                format!("{path:?} is a link of user {}", status.st_uid),
+                "links that are not root's are not followed: name the directory itself",
+            ));
+        }
+        let target = PathBuf::from(readlinkat(&found, "")?);
+        path = path.parent().unwrap_or(Path::new("")).join(target);
+    }
+    Err(Errno::ELOOP.into())
 }
 
 fn check_not_shared(directory: &OwnedFd) -> Result<()> {
@@ -147,25 +167,26 @@ fn check_not_shared(directory: &OwnedFd) -> Result<()> {
     ))
 }
 
-/// Refuses what leads CRIU elsewhere.
-fn check_entries(directory: &OwnedFd) -> Result<()> {
+/// Refuses what leads CRIU elsewhere. A work directory may be somebody's who has other things in it.
+fn check_entries(directory: &OwnedFd, of_images: bool) -> Result<()> {
     let copy =
         openat(directory, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
     for entry in Dir::from_fd(copy)?.iter() {
         let entry = entry?;
-        let name = entry.file_name();
-        let found = match fstatat(directory.as_fd(), name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        let found = match fstatat(directory.as_fd(), entry.file_name(), AtFlags::AT_SYMLINK_NOFOLLOW) {
             Err(Errno::ENOENT) => continue,
             result => result?,
         };
-        let kind = SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits());
-        let name = name.to_string_lossy();
-        let refused = match kind {
-            SFlag::S_IFREG | SFlag::S_IFDIR | SFlag::S_IFSOCK => false,
-            SFlag::S_IFLNK => name != PARENT,
-            _ => true,
+        let name = entry.file_name().to_string_lossy();
+        if !of_images && !is_work_file(&name) {
+            continue;
+        }
+        let plain = match SFlag::from_bits_truncate(found.st_mode & SFlag::S_IFMT.bits()) {
+            SFlag::S_IFREG | SFlag::S_IFDIR | SFlag::S_IFSOCK => true,
+            SFlag::S_IFLNK => of_images && name == PARENT,
+            _ => false,
         };
-        if refused {
+        if !plain {
             return Err(hinted(
                 format!("{name:?} in it is neither a file nor a directory"),
                 "CRIU would follow a link and open a device: take it away, or use another directory",
@@ -173,6 +194,11 @@ fn check_entries(directory: &OwnedFd) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What CRIU makes in its work directory.
+fn is_work_file(name: &str) -> bool {
+    name.starts_with("stats-") || [".log", ".pid", ".img", ".socket"].iter().any(|end| name.ends_with(end))
 }
 
 fn read_below(directory: &OwnedFd, name: &str) -> std::io::Result<Vec<u8>> {
@@ -210,12 +236,23 @@ mod tests {
         symlink("../before", directory.join("parent")).unwrap();
         Images::open(&options(&directory), true).unwrap();
         let link = scratch.path().join("link");
-        symlink(&directory, &link).unwrap();
-        assert!(text(&Images::open(&options(&link), true).unwrap_err()).contains("not a directory"));
+        symlink("images", &link).unwrap();
+        if nix::unistd::geteuid().is_root() {
+            Images::open(&options(&link), true).unwrap();
+            std::os::unix::fs::lchown(&link, Some(1), None).unwrap();
+        }
+        assert!(text(&Images::open(&options(&link), true).unwrap_err()).contains("is a link of user"));
         symlink("/etc/passwd", directory.join("core-1.img")).unwrap();
         let error = text(&Images::open(&options(&directory), true).unwrap_err());
         assert!(error.contains("\"core-1.img\" in it"), "{error}");
         std::fs::remove_file(directory.join("core-1.img")).unwrap();
+        let work = scratch.path().join("work");
+        let with_work = CriuOptions { work_path: Some(work.clone()), ..options(&directory) };
+        Images::open(&with_work, true).unwrap();
+        symlink("/etc/passwd", work.join("of an engine")).unwrap();
+        Images::open(&with_work, true).unwrap();
+        symlink("/etc/passwd", work.join("dump.log")).unwrap();
+        assert!(text(&Images::open(&with_work, true).unwrap_err()).contains("\"dump.log\" in it"));
         std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o777)).unwrap();
         assert!(text(&Images::open(&options(&directory), true).unwrap_err()).contains("everybody can write"));
     }

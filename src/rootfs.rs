@@ -25,7 +25,7 @@ pub use console::open_pty;
 pub use id_mapped::UserNamespaces;
 pub use leftovers::detach_leftovers;
 pub use prepare::{Rootfs, prepare};
-pub use staging::{Foreign, Origin, Wanted, stage, staged, staged_root, staged_yard};
+pub use staging::{Foreign, Layout, Origin, Wanted, layout, stage, staged_yard};
 
 use crate::devices::Devices;
 use crate::findings::Findings;

@@ -60,7 +60,7 @@ impl Runtime<'_> {
             let mounts = outside::mounts(&plan.rootfs, plan.namespaces.has(Kind::Cgroup), init)?;
             let streams = outside::streams(init)?;
             leave_out(&mut message, &mounts, &streams);
-            record(&plan, &state, options, mounts, streams).save(&images)?;
+            record(&plan, &state, options, mounts, streams, outside::root_is_slave(init)?).save(&images)?;
         }
         run_criu(options, &message, ready, &images)?;
         if options.leave_running || options.pre_dump {
@@ -192,10 +192,12 @@ fn record(
     options: &CheckpointOptions,
     mounts: Vec<Outside>,
     streams: Vec<Stream>,
+    root_is_slave: bool,
 ) -> Record {
     let mut record = Record::new(mounts, streams);
     record.namespaces = plan.namespaces.join.iter().map(|join| join.kind.name().to_owned()).collect();
     record.terminal = plan.program.as_ref().is_some_and(|program| program.terminal);
+    record.root_is_slave = root_is_slave;
     record.notify = state.notify_socket.is_some();
     record.cgroups_ignored = options.criu.cgroups_mode == Some(CgroupsMode::Ignore);
     record

@@ -109,7 +109,8 @@ fn last_error(log: &[u8]) -> Option<String> {
     let mut found: Option<&str> = None;
     let mut in_row = false;
     for line in text.lines() {
-        let is_error = line.contains("Error (");
+        // that it has failed comes at the end
+        let is_error = line.contains("Error (") && !(found.is_some() && line.ends_with(" FAILED."));
         if is_error && !in_row {
             found = Some(line);
         }
@@ -222,7 +223,8 @@ mod tests {
     #[test]
     fn the_cause_is_found_in_a_log() {
         let log = b"(00.000001) Version: 4.2\n(00.01) Error (criu/a.c:1): first\n(00.02) fine\n\
-            (00.03) Error (criu/mount.c:7): mnt: no root mount\n(00.04) Error (criu/cr-dump.c:9): Dumping FAILED.\n";
+            (00.03) Error (criu/mount.c:7): mnt: no root mount\n(00.04) Error (criu/cr-dump.c:9): odd\n\
+            (00.05) fine\n(00.06) Error (criu/cr-dump.c:9): Dumping FAILED.\n";
         assert_eq!(last_error(log).unwrap(), "Error (criu/mount.c:7): mnt: no root mount");
         assert_eq!(last_error(b"(00.0) all is well\n"), None);
     }

@@ -1,13 +1,13 @@
 //! What of a running container is not its own: mounts and standard streams, found by what the kernel says of it.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 use nix::unistd::Pid;
 
 use super::record::{Outside, Stream, key};
@@ -15,18 +15,13 @@ use crate::error::hinted;
 use crate::mountinfo::{self, Mount};
 use crate::rootfs::{self, Foreign, Origin};
 use crate::sys::mounts::attr;
-use crate::sys::paths::{name_of, open_in_root};
+use crate::sys::paths::{name_of, open_in_root, open_without_links};
 
 /// The mounts of the container of `init` that are not its own. One that was planned and is not there any more is left out.
 pub fn mounts(plan: &rootfs::Plan, cgroup_namespace: bool, init: Pid) -> Result<Vec<Outside>> {
     let table = table_of(init)?;
     let host = std::fs::read("/proc/thread-self/mountinfo").context("read /proc/thread-self/mountinfo")?;
-    let root = open(
-        format!("/proc/{init}/root").as_str(),
-        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )
-    .context("open the container's root")?;
+    let root = open_root(init)?;
     let all: Vec<Mount<'_>> = mountinfo::all(&table).collect();
     let mut found: Vec<(&Mount<'_>, Origin)> = Vec::new();
     for foreign in plan.foreign(cgroup_namespace) {
@@ -56,9 +51,14 @@ pub fn mounts(plan: &rootfs::Plan, cgroup_namespace: bool, init: Pid) -> Result<
     let named = found.into_iter().enumerate().map(|(index, (mount, origin))| {
         check_name(&mount.point)?;
         let place = mount.point.strip_prefix("/").unwrap_or(&mount.point).to_owned();
-        Ok(Outside { key: key(index), origin, place })
+        Ok(Outside { key: key(index), origin, place, slave: mount.slave })
     });
     named.collect()
+}
+
+fn open_root(init: Pid) -> Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    open(format!("/proc/{init}/root").as_str(), flags, Mode::empty()).context("open the container's root")
 }
 
 fn table_of(pid: Pid) -> Result<Vec<u8>> {
@@ -96,16 +96,10 @@ fn find<'t>(
         .then_some(mount))
 }
 
-/// The mount that a file is on (proc_pid_fdinfo(5)).
+/// The mount that a file is on.
 fn mount_of<'t>(file: &OwnedFd, table: &'t [Mount<'t>]) -> Result<Option<&'t Mount<'t>>> {
-    let id = descriptor_mount(&format!("/proc/self/fdinfo/{}", file.as_raw_fd()))?;
+    let id = mountinfo::id_of(file.as_fd())?;
     Ok(table.iter().find(|mount| mount.id == id.as_bytes()))
-}
-
-fn descriptor_mount(path: &str) -> Result<String> {
-    let text = std::fs::read_to_string(path).with_context(|| format!("read {path:?}"))?;
-    let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:"));
-    Ok(id.with_context(|| format!("{path:?} names no mount"))?.trim().to_owned())
 }
 
 /// Those of the mounts below `top` that the host has at the same places below the bind mount's source, with those places.
@@ -150,7 +144,7 @@ pub fn streams(init: Pid) -> Result<Vec<Stream>> {
         let key = if name.starts_with("pipe:[") || name.starts_with("socket:[") {
             name
         } else if name.starts_with('/') {
-            let id = descriptor_mount(&format!("/proc/{init}/fdinfo/{number}"))?;
+            let id = mountinfo::id_in(&format!("/proc/{init}/fdinfo/{number}"))?;
             let Ok(found) = nix::sys::stat::stat(path.as_str()) else { continue };
             let terminal = found.st_mode & libc::S_IFMT == libc::S_IFCHR && name.starts_with("/dev/pts/");
             if terminal || all.iter().any(|mount| mount.id == id.as_bytes()) {
@@ -166,8 +160,14 @@ pub fn streams(init: Pid) -> Result<Vec<Stream>> {
     Ok(streams)
 }
 
-/// Refuses a restored container in which a bind mount allows what the configuration forbids, or whose root is writable and
-/// should not be. Nothing of it has run by then.
+/// Whether the root of the container of `init` gets what the host mounts in it.
+pub fn root_is_slave(init: Pid) -> Result<bool> {
+    let table = table_of(init)?;
+    Ok(mountinfo::all(&table).any(|mount| mount.point == Path::new("/") && mount.slave))
+}
+
+/// Refuses a restored container in which a mount shows something else than it should, a bind mount allows what the configuration
+/// forbids, or the root is writable and should not be. Nothing of it has run by then.
 pub fn check_restored(plan: &rootfs::Plan, mounts: &[Outside], init: Pid) -> Result<()> {
     let table = table_of(init)?;
     let all: Vec<Mount<'_>> = mountinfo::all(&table).collect();
@@ -195,10 +195,24 @@ pub fn check_restored(plan: &rootfs::Plan, mounts: &[Outside], init: Pid) -> Res
     if plan.is_read_only() {
         check(Path::new(""), attr::RDONLY)?;
     }
+    let root = open_root(init)?;
     for mount in mounts {
-        if let Origin::Mount { destination, .. } = &mount.origin {
-            check(&mount.place, plan.restrictions(destination))?;
-        }
+        check(&mount.place, plan.restrictions(&mount.origin))?;
+        check_shown(plan, root.as_fd(), mount)
+            .with_context(|| format!("the restored mount on \"/{}\"", mount.place.display()))?;
+    }
+    Ok(())
+}
+
+/// CRIU resolves the paths that it is told, and links in them may have been changed meanwhile by who can write there.
+fn check_shown(plan: &rootfs::Plan, root: BorrowedFd<'_>, mount: &Outside) -> Result<()> {
+    let shown = open_without_links(root, &mount.place, OFlag::O_PATH)?;
+    let source = plan.source_of(&mount.origin).context("it has no source")?;
+    let source = open(&source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
+        .with_context(|| format!("open {source:?}"))?;
+    let identity = |file: &OwnedFd| fstat(file).map(|found| (found.st_dev, found.st_ino));
+    if identity(&shown)? != identity(&source)? {
+        bail!("it does not show {:?}", name_of(source.as_fd()));
     }
     Ok(())
 }

@@ -25,6 +25,9 @@ pub struct Outside {
     pub origin: Origin,
     /// Where it was: the destination with all links followed, relative to the root.
     pub place: PathBuf,
+    /// What the host mounts and unmounts there reaches it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub slave: bool,
 }
 
 /// A standard stream whose other end is outside.
@@ -52,6 +55,8 @@ pub struct Record {
     pub terminal: bool,
     /// The directory for `NOTIFY_SOCKET` was mounted.
     pub notify: bool,
+    /// What the host mounts and unmounts in the root reaches the container.
+    pub root_is_slave: bool,
     /// `--manage-cgroups-mode` was ignore.
     pub cgroups_ignored: bool,
 }
@@ -66,6 +71,7 @@ impl Record {
             namespaces: Vec::new(),
             terminal: false,
             notify: false,
+            root_is_slave: false,
             cgroups_ignored: false,
         }
     }
@@ -148,6 +154,7 @@ mod tests {
             key: key.into(),
             origin: Origin::Mount { destination: "data".into(), below: None },
             place: place.into(),
+            slave: false,
         };
         let stream = |key: &str| vec![Stream { number: 1, key: key.into() }];
         let good = Record::new(

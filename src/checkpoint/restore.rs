@@ -26,7 +26,7 @@ use crate::notify;
 use crate::options::{CgroupsMode, RestoreOptions};
 use crate::plan::Plan;
 use crate::process::Running;
-use crate::rootfs::{self, UserNamespaces, Wanted};
+use crate::rootfs::{self, Layout, UserNamespaces, Wanted};
 use crate::state::{Directory, Root, State, Status};
 use crate::sys::tasks::{self, pidfd_open};
 use crate::sys::terminal;
@@ -222,11 +222,13 @@ impl Work<'_> {
         if let Some(file) = configuration {
             message.text(field::CONFIG_FILE, &path_of(file));
         }
-        self.ask_for(&mut message);
+        let wanted = self.wanted();
+        let layout = rootfs::layout(&self.making.plan.rootfs, &wanted, self.record.root_is_slave)?;
+        self.ask_for(&mut message, &layout);
         if !self.making.plan.hooks.poststop.is_empty() {
             undo.poststop = Some((self.making.plan.hooks.clone(), self.state.for_hooks(Status::Stopped)));
         }
-        let criu = self.start(entry, passed, undo)?;
+        let criu = self.start(entry, passed, &layout, undo)?;
         criu.check_version()?;
         if let (Some(rdt), Some(group)) = (&self.making.plan.rdt, &self.state.rdt) {
             undo.rdt = Some(group.clone());
@@ -248,7 +250,13 @@ impl Work<'_> {
     }
 
     /// Starts CRIU where the container's processes are to be: what it makes inherits its cgroup, keyring and memory policy.
-    fn start(&self, entry: Entry, passed: Vec<OwnedFd>, undo: &mut Undo<'_>) -> Result<Criu> {
+    fn start(
+        &self,
+        entry: Entry,
+        passed: Vec<OwnedFd>,
+        layout: &Layout,
+        undo: &mut Undo<'_>,
+    ) -> Result<Criu> {
         let plan = &self.making.plan;
         let by_systemd = plan.cgroup.as_ref().filter(|cgroup| cgroup.is_by_systemd());
         let in_cgroup_namespace =
@@ -271,7 +279,7 @@ impl Work<'_> {
                 let policy = program.inherited.memory_policy.clone();
                 Inherited { memory_policy: policy, ..Inherited::default() }.apply()?;
             }
-            self.stage()?;
+            self.stage(layout)?;
             Ok(passed)
         };
         Criu::start(directory.as_ref().map(AsFd::as_fd), Box::new(prepare), &mut |pid| {
@@ -284,17 +292,24 @@ impl Work<'_> {
         })
     }
 
-    /// Lays out what is not in the images.
-    fn stage(&self) -> Result<()> {
+    /// What is not in the images.
+    fn wanted(&self) -> Vec<Wanted<'_>> {
+        let mounts = self.record.mounts.iter();
+        let wanted = mounts.map(|mount| Wanted {
+            name: &mount.key,
+            origin: &mount.origin,
+            place: &mount.place,
+            slave: mount.slave,
+        });
+        wanted.collect()
+    }
+
+    /// Lays it out.
+    fn stage(&self, layout: &Layout) -> Result<()> {
         let plan = &self.making.plan.rootfs;
-        let wanted: Vec<Wanted<'_>> = self
-            .record
-            .mounts
-            .iter()
-            .map(|mount| Wanted { name: &mount.key, origin: &mount.origin, place: &mount.place })
-            .collect();
         let mut mapped = UserNamespaces::of(nix::unistd::getpid());
-        rootfs::stage(plan, &wanted, &mut |index| rootfs::make_source(plan, index, &mut mapped))
+        let mut source = |index| rootfs::make_source(plan, index, &mut mapped);
+        rootfs::stage(plan, layout, &self.wanted(), &mut source)
     }
 
     /// Namespaces that are there: descriptors for CRIU, and such that it finds by our path, which must stay open.
@@ -321,8 +336,8 @@ impl Work<'_> {
         Ok((passed, kept))
     }
 
-    fn ask_for(&self, message: &mut Message) {
-        message.text(field::ROOT, &rootfs::staged_root());
+    fn ask_for(&self, message: &mut Message, layout: &Layout) {
+        message.text(field::ROOT, &layout.root);
         message.text(field::CGROUP_YARD, &rootfs::staged_yard());
         message.flag(field::EVASIVE_DEVICES, true);
         message.flag(field::RESTORE_SIBLING, true);
@@ -335,8 +350,7 @@ impl Work<'_> {
                 message.text(number, text);
             }
         }
-        for mount in &self.record.mounts {
-            let path = rootfs::staged(&mount.key);
+        for (mount, path) in self.record.mounts.iter().zip(&layout.mounts) {
             message.text(field::EXTERNAL, &format!("mnt[{}]:{path}", mount.key));
         }
         for stream in &self.record.streams {

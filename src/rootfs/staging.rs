@@ -15,12 +15,13 @@ use nix::sys::stat::{Mode, SFlag, fstat, mkdirat, umask};
 use serde::{Deserialize, Serialize};
 
 use super::attach::Attach;
-use super::prepare::{Rootfs, bind_root, change_host, change_propagation};
+use super::prepare::{Rootfs, bind_root, change_host, change_propagation, set};
 use super::steps::{Kind, Step};
 use super::{Plan, cgroup_mounts, restrict};
 use crate::error::hinted;
+use crate::mountinfo;
 use crate::namespaces;
-use crate::sys::mounts::{FsContext, MountFd, attr};
+use crate::sys::mounts::{FsContext, MountAttr, MountFd, attr};
 use crate::sys::paths::{self, Missing};
 use crate::sys::tasks;
 
@@ -78,21 +79,70 @@ pub struct Wanted<'a> {
     pub origin: &'a Origin,
     /// Where CRIU will mount it.
     pub place: &'a Path,
+    /// It gets what the host mounts there.
+    pub slave: bool,
 }
 
-/// The path of what is laid out under this name.
-pub fn staged(name: &str) -> String {
-    format!("{PLACE}/{name}")
+/// Where everything will be laid out.
+#[derive(Debug)]
+pub struct Layout {
+    /// Mount points of the host, whose mounts are laid out whole as `w0` and on, with these `MOUNT_ATTR_*`.
+    whole: Vec<(PathBuf, u64)>,
+    /// The path of the container's root.
+    pub root: String,
+    /// The paths of what is wanted, in that order.
+    pub mounts: Vec<String>,
 }
 
-/// The path of the container's root.
-pub fn staged_root() -> String {
-    staged(ROOT)
-}
-
-/// The path of the directory for cgroup hierarchies.
+/// The directory for cgroup hierarchies.
 pub fn staged_yard() -> String {
-    staged(YARD)
+    format!("{PLACE}/{YARD}")
+}
+
+/// Decides where everything will be.
+///
+/// CRIU makes a mount the slave of the host's again by the mount that its source lies in, and the kernel wants that to show no less
+/// than any of its slaves. So a source that needs it is told as a path in a copy of the host's mount, which has the attributes that
+/// restrict the container; links that are changed in that path show afterwards. All others are laid out alone.
+pub fn layout(plan: &Plan, wanted: &[Wanted<'_>], root_is_slave: bool) -> Result<Layout> {
+    let mut layout = Layout { whole: Vec::new(), root: format!("{PLACE}/{ROOT}"), mounts: Vec::new() };
+    if root_is_slave {
+        layout.root = layout.inside(&plan.root, 0)?;
+    }
+    for one in wanted {
+        let whole = one.slave && !plan.is_id_mapped(one.origin);
+        let path = match plan.source_of(one.origin).filter(|_| whole) {
+            Some(source) => layout.inside(&source, plan.restrictions(one.origin))?,
+            None => format!("{PLACE}/{}", one.name),
+        };
+        layout.mounts.push(path);
+    }
+    Ok(layout)
+}
+
+impl Layout {
+    /// The path of a file of the host in the copy of its mount.
+    fn inside(&mut self, source: &Path, attributes: u64) -> Result<String> {
+        let context = || format!("look for the mount of {source:?}");
+        let file = open(source, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).with_context(context)?;
+        let path = paths::name_of(file.as_fd());
+        let table =
+            std::fs::read("/proc/thread-self/mountinfo").context("read /proc/thread-self/mountinfo")?;
+        let id = mountinfo::id_of(file.as_fd()).with_context(context)?;
+        let mount = mountinfo::all(&table).find(|mount| mount.id == id.as_bytes()).with_context(context)?;
+        let rest = path.strip_prefix(&mount.point).with_context(context)?;
+        let wanted = (mount.point.clone(), attributes);
+        let index = self.whole.iter().position(|known| *known == wanted).unwrap_or_else(|| {
+            self.whole.push(wanted);
+            self.whole.len() - 1
+        });
+        let path = Path::new(PLACE).join(whole(index)).join(rest);
+        path.to_str().map(str::to_owned).with_context(|| format!("{path:?} is not UTF-8"))
+    }
+}
+
+fn whole(index: usize) -> String {
+    format!("w{index}")
 }
 
 impl Plan {
@@ -135,14 +185,48 @@ impl Plan {
         all
     }
 
-    /// `MOUNT_ATTR_*` that the bind mount with this destination must have in the container: what keeps its processes from something.
-    pub fn restrictions(&self, destination: &Path) -> u64 {
+    /// Where it comes from on the host.
+    pub fn source_of(&self, origin: &Origin) -> Option<PathBuf> {
+        let at = |destination: &Path| self.steps.iter().rfind(|step| step.target == destination);
+        match origin {
+            Origin::Mount { destination, below } => {
+                let source = match &at(destination)?.kind {
+                    Kind::Bind(source) => source.clone(),
+                    Kind::HostSys => PathBuf::from("/sys"),
+                    _ => return None,
+                };
+                Some(below.as_ref().map_or(source.clone(), |below| source.join(below)))
+            }
+            Origin::Cgroup { destination, hierarchy } => {
+                cgroup_path(at(destination)?, hierarchy).map(Path::to_owned)
+            }
+            Origin::Device(path) => Some(Path::new("/").join(path)),
+            Origin::Mask => Some(PathBuf::from("/dev/null")),
+        }
+    }
+
+    /// `MOUNT_ATTR_*` that a mount must have in the container: what keeps its processes from something.
+    pub fn restrictions(&self, origin: &Origin) -> u64 {
         let kept = attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC;
-        let step = self.steps.iter().rfind(|step| step.is_bind() && step.target == destination);
+        let destination = match origin {
+            Origin::Mount { destination, .. } | Origin::Cgroup { destination, .. } => destination,
+            Origin::Device(_) => return attr::NOSUID | attr::NOEXEC,
+            Origin::Mask => return attr::RDONLY | attr::NOSUID | attr::NOEXEC,
+        };
+        let step = self.steps.iter().rfind(|step| step.target == *destination);
         step.map_or(0, |step| {
             let options = &step.options;
-            (options.recursive.set & !options.attributes.clear | options.attributes.set) & kept
+            let below = matches!(origin, Origin::Mount { below: Some(_), .. });
+            let own = if below { 0 } else { options.attributes.set };
+            (options.recursive.set & !(if below { 0 } else { options.attributes.clear }) | own) & kept
         })
+    }
+
+    /// Its ids are not those of its file system.
+    fn is_id_mapped(&self, origin: &Origin) -> bool {
+        let Origin::Mount { destination, .. } = origin else { return false };
+        let step = self.steps.iter().rfind(|step| step.target == *destination);
+        step.is_some_and(|step| step.id_mapping.is_some())
     }
 
     /// True when the root is to be read-only.
@@ -155,6 +239,7 @@ impl Plan {
 /// [`super::prepare()`].
 pub fn stage(
     plan: &Plan,
+    layout: &Layout,
     wanted: &[Wanted<'_>],
     source: &mut dyn FnMut(usize) -> Result<MountFd>,
 ) -> Result<()> {
@@ -165,16 +250,31 @@ pub fn stage(
     let directory = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let root = open(&plan.root, directory, Mode::empty())
         .with_context(|| format!("root.path: open {:?}", plan.root))?;
-    let root = MountFd::clone_of(root.as_fd(), true).context("root.path: open_tree")?;
+    let mut mounts =
+        vec![(ROOT.to_owned(), MountFd::clone_of(root.as_fd(), true).context("root.path: open_tree")?)];
+    for (index, (point, attributes)) in layout.whole.iter().enumerate() {
+        let copy = whole_mount(point, *attributes).with_context(|| format!("copy the mount on {point:?}"))?;
+        mounts.push((whole(index), copy));
+    }
     let furnished = furnish(plan, source)?;
-    let mut mounts = vec![(ROOT, root)];
     for one in wanted {
         check_place(&furnished, one.place)?;
-        mounts.push((one.name, made(plan, &furnished, one.origin)?));
+        // made for the errors of a configuration that does not fit, even where the other copy is taken
+        mounts.push((one.name.to_owned(), made(plan, &furnished, one.origin)?));
     }
     lay_out(mounts).with_context(|| format!("lay mounts out for criu in {PLACE:?}"))?;
     umask(before);
     Ok(())
+}
+
+/// A copy of a mount of the host.
+fn whole_mount(point: &Path, attributes: u64) -> Result<MountFd> {
+    let opened = open(point, OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC, Mode::empty())?;
+    let mount = MountFd::clone_of(opened.as_fd(), false)?;
+    if attributes != 0 {
+        set(mount.as_fd(), &MountAttr { set: attributes, ..MountAttr::default() }, false)?;
+    }
+    Ok(mount)
 }
 
 /// The root with everything in it that mount points are made in, as at `create`.
@@ -261,7 +361,7 @@ fn not_configured(what: &str, path: &Path) -> anyhow::Error {
     )
 }
 
-fn lay_out(mounts: Vec<(&str, MountFd)>) -> Result<()> {
+fn lay_out(mounts: Vec<(String, MountFd)>) -> Result<()> {
     let context = FsContext::open(c"tmpfs")?;
     context.set_string(c"source", c"tmpfs")?;
     context.set_string(c"mode", c"1777")?;
@@ -271,7 +371,7 @@ fn lay_out(mounts: Vec<(&str, MountFd)>) -> Result<()> {
     stage.attach(place.as_fd()).context("move_mount")?;
     mkdirat(stage.as_fd(), YARD, Mode::from_bits_truncate(0o700))?;
     for (name, mount) in mounts {
-        let target = target_for(mount.as_fd(), stage.as_fd(), name)?;
+        let target = target_for(mount.as_fd(), stage.as_fd(), &name)?;
         mount.attach(target.as_fd()).with_context(|| format!("move_mount of {name:?}"))?;
         // a mount that was the host's slave is made one again by way of this one, which must not be private for that
         change_propagation(mount.as_fd(), MsFlags::MS_SHARED.bits(), false)?;

@@ -79,7 +79,13 @@ fn checkpoint(b: &Bundle, id: &str, flags: &[&str]) -> Said {
 
 fn try_restore(b: &Bundle, id: &str, flags: &[&str]) -> Said {
     let path = images(b);
-    b.launching("restore", &[&["--image-path", path.as_str()], flags].concat(), id).end()
+    let said = b.launching("restore", &[&["--image-path", path.as_str()], flags].concat(), id).end();
+    if said.err.contains("criu failed") {
+        let log = fs::read_to_string(Path::new(&path).join("restore.log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        println!("{}", lines[lines.len().saturating_sub(60)..].join("\n"));
+    }
+    said
 }
 
 fn pid(b: &Bundle, id: &str) -> i32 {

@@ -103,14 +103,18 @@ impl Images {
     }
 }
 
-/// The last line of a log that tells an error, and of more in a row the first, which is the cause.
+/// The line of a log that tells why CRIU gave up: the first one of the last errors that follow each other before it says that it has
+/// failed; what comes after that is of its clearing up.
 fn last_error(log: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(log);
     let mut found: Option<&str> = None;
     let mut in_row = false;
     for line in text.lines() {
-        // that it has failed comes at the end
-        let is_error = line.contains("Error (") && !(found.is_some() && line.ends_with(" FAILED."));
+        let is_error = line.contains("Error (");
+        if is_error && line.ends_with(" FAILED.") {
+            found = found.or(Some(line));
+            break;
+        }
         if is_error && !in_row {
             found = Some(line);
         }
@@ -224,7 +228,7 @@ mod tests {
     fn the_cause_is_found_in_a_log() {
         let log = b"(00.000001) Version: 4.2\n(00.01) Error (criu/a.c:1): first\n(00.02) fine\n\
             (00.03) Error (criu/mount.c:7): mnt: no root mount\n(00.04) Error (criu/cr-dump.c:9): odd\n\
-            (00.05) fine\n(00.06) Error (criu/cr-dump.c:9): Dumping FAILED.\n";
+            (00.05) fine\n(00.06) Error (criu/cr-dump.c:9): Dumping FAILED.\n(00.07) Error (criu/x.c:3): late\n";
         assert_eq!(last_error(log).unwrap(), "Error (criu/mount.c:7): mnt: no root mount");
         assert_eq!(last_error(b"(00.0) all is well\n"), None);
     }

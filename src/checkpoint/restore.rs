@@ -354,7 +354,10 @@ impl Work<'_> {
             message.text(field::EXTERNAL, &format!("mnt[{}]:{path}", mount.key));
         }
         for stream in &self.record.streams {
-            inherit(message, &stream.key, stream.number);
+            // a path has its slash cut off before it is looked up, and so have the names of files. What is found by that needs not
+            // have the size and the mode that the file had, which a log that is written on has not
+            let key = stream.key.strip_prefix('f').unwrap_or(&stream.key);
+            inherit(message, key, stream.number);
         }
     }
 

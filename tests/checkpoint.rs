@@ -482,6 +482,32 @@ fn a_network_namespace_that_was_joined_is_joined_again() {
 }
 
 #[test]
+fn a_user_namespace_is_restored_with_its_ids() {
+    if !criu_works() {
+        return;
+    }
+    let Some(b) = support::mapped_bundle(COUNT) else { return };
+    let mut lines = b.fifo("lines");
+    let source = b.scratch().join("source");
+    fs::create_dir(&source).unwrap();
+    let b = b.mount("/data", "bind", source.to_str().unwrap(), &["bind", "ro"]);
+    let c = b.start();
+    number(&mut lines);
+    let before = shape(c.pid);
+    checkpoint(&b, &b.id, &[]).ok();
+    let last = drain(&mut lines, "saved");
+    try_restore(&b, &b.id, &["--detach"]).ok();
+    assert!(number(&mut lines) > last);
+    let init = pid(&b, &b.id);
+    assert_eq!(shape(init), before);
+    let map = fs::read_to_string(format!("/proc/{init}/uid_map")).unwrap();
+    assert_eq!(map.split_whitespace().collect::<Vec<_>>(), ["0", "100000", "65536"]);
+    b.say(&["exec", &b.id, "sh", "-c", "echo x > /data/new"]).fails(1, "Read-only");
+    let mode = fs::metadata(images(&b)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o710, "only the container's root is let in");
+}
+
+#[test]
 fn hooks_of_the_runtime_run_again() {
     let Some((b, mut lines)) = counting() else { return };
     let log = b.scratch().join("hooks");

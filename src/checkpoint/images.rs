@@ -12,8 +12,8 @@ use anyhow::{Context, Result};
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
-use nix::sys::stat::{Mode, SFlag, fstat, fstatat};
-use nix::unistd::{UnlinkatFlags, unlinkat};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat};
+use nix::unistd::{Gid, UnlinkatFlags, fchown, unlinkat};
 
 use crate::error::{Hinted, hinted};
 use crate::options::CriuOptions;
@@ -21,6 +21,8 @@ use crate::options::CriuOptions;
 /// The one link that CRIU makes: to the images before.
 const PARENT: &str = "parent";
 const IMAGES: &str = "--image-path";
+/// How many images of one after the other are looked at.
+const MAX_EARLIER: usize = 64;
 /// Links that are followed before giving up.
 const MAX_LINKS: usize = 8;
 /// The longest record, and how much of the end of a log is looked at, in bytes.
@@ -69,6 +71,27 @@ impl Images {
         let found = openat(&self.directory, parent, flags, Mode::empty())
             .with_context(|| format!("--parent-path: open {parent:?} from the images' directory"))?;
         check_not_shared(&found).with_context(|| format!("--parent-path: {parent:?}"))
+    }
+
+    /// Lets a group into the images' directory and those of the images before. In a user namespace the container's processes open
+    /// the images themselves.
+    pub fn let_in(&self, group: u32) -> Result<()> {
+        let context = || "--image-path: let the container's root into the directory";
+        let mut directory = self.directory.try_clone().with_context(context)?;
+        for _ in 0..MAX_EARLIER {
+            let mode = fstat(&directory).with_context(context)?.st_mode;
+            if mode & 0o001 == 0 {
+                fchown(&directory, None, Some(Gid::from_raw(group))).with_context(context)?;
+                let mode = Mode::from_bits_truncate((mode & 0o7707) | 0o010);
+                fchmod(&directory, mode).with_context(context)?;
+            }
+            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+            directory = match openat(&directory, PARENT, flags, Mode::empty()) {
+                Err(Errno::ENOENT) => return Ok(()),
+                result => result.with_context(context)?,
+            };
+        }
+        Ok(())
     }
 
     /// Writes a file of ours into the images' directory.

@@ -217,6 +217,9 @@ impl Work<'_> {
 
     fn run(&mut self, configuration: Option<&OwnedFd>, undo: &mut Undo<'_>) -> Result<()> {
         let entry = self.making.make_cgroup(undo)?;
+        if let Some(group) = self.making.plan.namespaces.host_root_gid() {
+            self.images.let_in(group)?;
+        }
         let mut message = common(&self.options.criu, self.images, LOG, self.mode());
         let (passed, kept) = self.ask_for_namespaces(&mut message)?;
         if let Some(file) = configuration {

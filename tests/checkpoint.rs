@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use serde_json::json;
-use support::terminal::{read_until, terminal};
+use support::terminal::{Session, read_until, terminal};
 use support::{
     Bundle, DEADLINE, Fifo, MountLine, Said, as_root, bundle, cgroup_dirs, mountinfo, namespace, only_berth,
     readable, say, skip, unique, wait_exit,
@@ -262,6 +262,29 @@ fn a_terminal_comes_to_the_console_socket_again() {
     let mut master = receive(&listener);
     master.write_all(b"two\n").unwrap();
     read_until(&mut master, |text| text.contains("heard two"));
+}
+
+#[test]
+fn in_the_foreground_the_terminal_is_that_of_the_one_who_restores() {
+    if !criu_works() {
+        return;
+    }
+    let Some(b) = terminal("while read line; do echo \"heard $line\"; test $line = end && exit 5; done")
+    else {
+        return;
+    };
+    let mut first = Session::start(&b.launch_command("run", &[], &b.id));
+    first.master.write_all(b"one\n").unwrap();
+    read_until(&mut first.master, |text| text.contains("heard one"));
+    checkpoint(&b, &b.id, &[]).ok();
+    first.end();
+    let path = images(&b);
+    let mut second = Session::start(&b.launch_command("restore", &["--image-path", &path], &b.id));
+    second.master.write_all(b"end\n").unwrap();
+    let (text, code) = second.end();
+    assert!(text.contains("heard end"), "{text:?}");
+    assert_eq!(code, 5);
+    b.assert_nothing_left();
 }
 
 /// Takes the one descriptor that somebody sends.

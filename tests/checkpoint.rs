@@ -1,6 +1,7 @@
 //! `checkpoint` and `restore`: what CRIU saves goes on, and what leads it astray is refused.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::let_underscore_must_use)]
+#![allow(clippy::print_stdout, clippy::disallowed_methods)]
 
 mod support;
 
@@ -571,6 +572,7 @@ fn a_checkpoint_that_fails_leaves_the_container_running_and_says_where_the_log_i
     let log = Path::new(&images(&b)).join("dump.log");
     assert!(said.err.lines().next().unwrap().contains(&format!("see {}", log.display())), "{said:?}");
     assert!(said.err.contains("hint: Error (") && log.exists(), "{said:?}");
+    assert!(!log.with_file_name("berth.json").exists(), "that is no checkpoint");
     assert_eq!(c.status(), "running");
     c.exec(&[], &["true"]).ok();
 }

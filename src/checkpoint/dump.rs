@@ -10,11 +10,11 @@ use nix::unistd::{Pid, setpgid};
 use super::criu::{Criu, Kind as Request, Notice};
 use super::images::Images;
 use super::protobuf::Message;
-use super::record::{Outside, Record, Stream};
+use super::record::{self, Outside, Record, Stream};
 use super::{LEFT_OUT, check_privilege, common, field, outside, path_of};
 use crate::config;
 use crate::container::Runtime;
-use crate::error::hinted;
+use crate::error::{hinted, text};
 use crate::findings::Findings;
 use crate::landlock;
 use crate::listener::Agent;
@@ -60,9 +60,15 @@ impl Runtime<'_> {
             let mounts = outside::mounts(&plan.rootfs, plan.namespaces.has(Kind::Cgroup), init)?;
             let streams = outside::streams(init)?;
             leave_out(&mut message, &mounts, &streams);
-            record(&plan, &state, options, mounts, streams, outside::root_is_slave(init)?).save(&images)?;
+            recorded(&plan, &state, options, mounts, streams, outside::root_is_slave(init)?).save(&images)?;
         }
-        run_criu(options, &message, ready, &images)?;
+        images.remove_log(LOG)?;
+        if let Err(error) = run_criu(options, &message, ready, &images) {
+            // what is there is no checkpoint
+            let removed = if options.pre_dump { Ok(()) } else { images.remove(record::FILE) };
+            removed.unwrap_or_else(|error| self.log.warn(&text(&error)));
+            return Err(error);
+        }
         if options.leave_running || options.pre_dump {
             return Ok(());
         }
@@ -186,7 +192,7 @@ fn leave_out(message: &mut Message, mounts: &[Outside], streams: &[Stream]) {
     }
 }
 
-fn record(
+fn recorded(
     plan: &Plan,
     state: &State,
     options: &CheckpointOptions,

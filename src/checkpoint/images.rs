@@ -97,10 +97,7 @@ impl Images {
     /// Writes a file of ours into the images' directory.
     pub fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
         let write = || -> std::io::Result<()> {
-            match unlinkat(&self.directory, name, UnlinkatFlags::NoRemoveDir) {
-                Ok(()) | Err(Errno::ENOENT) => {}
-                Err(errno) => return Err(errno.into()),
-            }
+            remove_below(&self.directory, name)?;
             let flags =
                 OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
             let file = openat(&self.directory, name, flags, Mode::from_bits_truncate(0o600))?;
@@ -112,6 +109,18 @@ impl Images {
     /// Reads a file of the images' directory.
     pub fn read(&self, name: &str) -> Result<Vec<u8>> {
         read_below(&self.directory, name).with_context(|| format!("read {name:?} of the images' directory"))
+    }
+
+    /// Removes a file of ours; it need not be there.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        remove_below(&self.directory, name)
+            .with_context(|| format!("remove {name:?} of the images' directory"))
+    }
+
+    /// Removes the log of an earlier time, which is not to be taken for this one's.
+    pub fn remove_log(&self, log: &str) -> Result<()> {
+        let directory = self.work.as_ref().unwrap_or(&self.directory);
+        remove_below(directory, log).with_context(|| format!("remove {:?}", self.log_directory.join(log)))
     }
 
     /// CRIU's failure with where its log is, and what that says last.
@@ -227,6 +236,13 @@ fn check_entries(directory: &OwnedFd, of_images: bool) -> Result<()> {
 /// What CRIU makes in its work directory.
 fn is_work_file(name: &str) -> bool {
     name.starts_with("stats-") || [".log", ".pid", ".img", ".socket"].iter().any(|end| name.ends_with(end))
+}
+
+fn remove_below(directory: &OwnedFd, name: &str) -> nix::Result<()> {
+    match unlinkat(directory, name, UnlinkatFlags::NoRemoveDir) {
+        Err(Errno::ENOENT) => Ok(()),
+        result => result,
+    }
 }
 
 fn read_below(directory: &OwnedFd, name: &str) -> std::io::Result<Vec<u8>> {

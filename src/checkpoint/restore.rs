@@ -216,6 +216,7 @@ impl Work<'_> {
     }
 
     fn run(&mut self, configuration: Option<&OwnedFd>, undo: &mut Undo<'_>) -> Result<()> {
+        self.images.remove_log(LOG)?;
         let entry = self.making.make_cgroup(undo)?;
         if let Some(group) = self.making.plan.namespaces.host_root_gid() {
             self.images.let_in(group)?;

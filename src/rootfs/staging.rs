@@ -136,7 +136,11 @@ impl Layout {
             self.whole.push(wanted);
             self.whole.len() - 1
         });
-        let path = Path::new(PLACE).join(whole(index)).join(rest);
+        let mut path = Path::new(PLACE).join(whole(index));
+        // a mount of one file is no directory
+        if !rest.as_os_str().is_empty() {
+            path.push(rest);
+        }
         path.to_str().map(str::to_owned).with_context(|| format!("{path:?} is not UTF-8"))
     }
 }

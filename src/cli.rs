@@ -218,7 +218,7 @@ mod tests {
 
     #[test]
     fn an_unknown_command_is_told_by_its_own_exit_code() {
-        for line in ["nosuch", "--debug checkpoint", "help nosuch"] {
+        for line in ["nosuch", "--debug migrate", "help nosuch"] {
             let stop = stop(line);
             assert_eq!((stop.code, stop.output.as_str()), (3, ""), "{line}");
             let error = stop.error.expect(line);

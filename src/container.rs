@@ -87,7 +87,7 @@ impl Runtime<'_> {
     }
 
     /// With a connection to the service manager that makes the cgroup, when it is to.
-    fn host_for_creation(&self) -> Result<Host> {
+    pub(crate) fn host_for_creation(&self) -> Result<Host> {
         let mut host = self.host()?;
         if self.global.cgroup_driver == CgroupDriver::Systemd {
             host.systemd = Some(Manager::connect(host.rootless).map_err(|error| {
@@ -113,7 +113,7 @@ impl Runtime<'_> {
         Ok((directory, state))
     }
 
-    fn request(&self, id: &str, preserve_fds: u32) -> Request {
+    pub(crate) fn request(&self, id: &str, preserve_fds: u32) -> Request {
         Request {
             id: id.to_owned(),
             preserve_fds,
@@ -158,11 +158,11 @@ impl Runtime<'_> {
             self.after_start(&directory, &state)?;
             let Some(signals) = signals else {
                 if let Some(relay) = &relay {
-                    relay.run(released.pid, released.pidfd.as_fd())?;
+                    relay.run(released.process.pid, released.process.pidfd.as_fd())?;
                 }
                 return Ok((0, false));
             };
-            let status = foreground::attend(&signals, &released, terminal, relay, self.log)?;
+            let status = foreground::attend(&signals, &released.process, terminal, relay, self.log)?;
             if status == 128 + libc::SIGKILL
                 && let Some(shortage) = state.cgroup.as_ref().and_then(cgroups::Cgroup::killed_for_memory)
             {
@@ -231,7 +231,7 @@ impl Runtime<'_> {
     }
 
     /// poststart hooks: the program runs, and start is not done (runtime-spec 1.3, lifecycle step 9).
-    fn after_start(&self, directory: &Directory, state: &State) -> Result<()> {
+    pub(crate) fn after_start(&self, directory: &Directory, state: &State) -> Result<()> {
         if !state.poststart {
             return Ok(());
         }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -25,7 +26,7 @@ use crate::network;
 use crate::notify;
 use crate::options::CreateOptions;
 use crate::plan::{self, Plan, Request};
-use crate::process::{self, Init, Service};
+use crate::process::{self, Init, Running, Service};
 use crate::resctrl;
 use crate::resource_limits;
 use crate::rootfs::{self, UserNamespaces};
@@ -63,23 +64,28 @@ pub struct Made {
 }
 
 /// What has been made so far, taken back in reverse order when it is dropped.
-struct Undo<'l> {
+pub(crate) struct Undo<'l> {
     log: &'l Log,
-    directory: Option<Directory>,
+    /// The state directory.
+    pub directory: Option<Directory>,
     host_mounts: Option<PathBuf>,
-    cgroup: Option<Cgroup>,
+    /// The cgroup, and what is in it.
+    pub cgroup: Option<Cgroup>,
     /// Keeps others out of the cgroup until it is removed or has init in it.
     claim: Option<Claim>,
-    rdt: Option<resctrl::Group>,
+    /// The group in the resctrl file system.
+    pub rdt: Option<resctrl::Group>,
     devices: Option<network::Moved>,
     init: Option<Init>,
+    /// The init of a container that is restored.
+    pub restored: Option<Running>,
     pid_file: Option<PathBuf>,
     /// Hooks that end what others have begun, and their input (runtime-spec, lifecycle: a failing hook leads to step 12).
-    poststop: Option<(Hooks, Vec<u8>)>,
+    pub poststop: Option<(Hooks, Vec<u8>)>,
 }
 
 impl<'l> Undo<'l> {
-    fn nothing(log: &'l Log) -> Self {
+    pub fn nothing(log: &'l Log) -> Self {
         Self {
             log,
             directory: None,
@@ -89,25 +95,29 @@ impl<'l> Undo<'l> {
             rdt: None,
             devices: None,
             init: None,
+            restored: None,
             pid_file: None,
             poststop: None,
         }
     }
 
-    fn directory(&self) -> Result<&Directory> {
+    pub fn directory(&self) -> Result<&Directory> {
         self.directory.as_ref().context("the container was lost while it was made")
     }
 
     /// The container is whole: nothing is taken back.
     fn release(mut self, state: State, terminal: Option<Relay>) -> Result<Made> {
-        match (self.directory.take(), self.init.take()) {
-            (Some(directory), Some(init)) => {
-                (self.cgroup, self.host_mounts, self.pid_file, self.poststop) = (None, None, None, None);
-                (self.devices, self.rdt) = (None, None);
-                Ok(Made { directory, state, init, terminal })
-            }
+        match (self.init.take(), self.keep()) {
+            (Some(init), Some(directory)) => Ok(Made { directory, state, init, terminal }),
             _ => bail!("the container was lost while it was made"),
         }
+    }
+
+    /// Nothing is taken back from now on. The answer is the state directory.
+    pub fn keep(&mut self) -> Option<Directory> {
+        (self.cgroup, self.host_mounts, self.pid_file, self.poststop) = (None, None, None, None);
+        (self.devices, self.rdt, self.claim) = (None, None, None);
+        self.directory.take()
     }
 }
 
@@ -130,6 +140,9 @@ impl Drop for Undo<'_> {
         }
         // kills and reaps it
         drop(self.init.take());
+        if let Some(restored) = self.restored.take() {
+            restored.kill();
+        }
         if let Some(cgroup) = self.cgroup.take() {
             note("end what is left in the cgroup", cgroup.signal_all(libc::SIGKILL));
             note("remove the cgroup", cgroup.remove());
@@ -205,7 +218,7 @@ pub fn make(
     mark: &Mark,
     log: &Log,
 ) -> Result<Made> {
-    let making = Making::decide(root, options, purpose, request, (host, mark, log))?;
+    let making = Making::decide(root, options, purpose, request, (host, mark, log), false)?;
     let mut undo = Undo::nothing(log);
     let mut state = making.claim(root, &mut undo)?;
     let seccomp = making.compile_filter(root, &undo)?;
@@ -218,33 +231,41 @@ pub fn make(
 }
 
 /// What has been decided about a container, and what its making needs besides.
-struct Making<'a> {
-    plan: Plan,
-    config: Config,
+pub(crate) struct Making<'a> {
+    /// What will be done.
+    pub plan: Plan,
+    /// Of what it was decided.
+    pub config: Config,
     purpose: Purpose,
-    host: &'a Host,
+    /// Where.
+    pub host: &'a Host,
     mark: &'a Mark,
-    log: &'a Log,
+    /// Who hears warnings.
+    pub log: &'a Log,
     pid_file: Option<PathBuf>,
-    console: Option<Receiver>,
+    /// Who gets the terminal.
+    pub console: Option<Receiver>,
     pidfd_socket: Option<Receiver>,
     notify_socket: Option<PathBuf>,
+    notifies: bool,
 }
 
 impl<'a> Making<'a> {
-    /// Everything that can be refused is refused here.
-    fn decide(
+    /// Everything that can be refused is refused here. `notified`: the container has a place for `NOTIFY_SOCKET`, whether or not
+    /// there is anybody to notify.
+    pub fn decide(
         root: &Root,
         options: &CreateOptions,
         purpose: Purpose,
         mut request: Request,
         (host, mark, log): (&'a Host, &'a Mark, &'a Log),
+        notified: bool,
     ) -> Result<Self> {
         state::check_id(&request.id)?;
         let notify_socket =
             std::env::var_os("NOTIFY_SOCKET").filter(|path| !path.is_empty()).map(PathBuf::from);
-        let notify_directory =
-            notify_socket.as_ref().map(|_| root.path_of(&request.id).join(notify::DIRECTORY));
+        let notifies = notified || notify_socket.is_some();
+        let notify_directory = notifies.then(|| root.path_of(&request.id).join(notify::DIRECTORY));
         // relative paths are the caller's; reading the bundle changes the working directory
         let pid_file =
             options.pid_file.as_deref().map(std::path::absolute).transpose().context("--pid-file")?;
@@ -268,11 +289,23 @@ impl<'a> Making<'a> {
         if purpose != Purpose::Later && plan.program.is_none() {
             bail!("config.json has no process: there is nothing to run");
         }
-        Ok(Self { plan, config, purpose, host, mark, log, pid_file, console, pidfd_socket, notify_socket })
+        Ok(Self {
+            plan,
+            config,
+            purpose,
+            host,
+            mark,
+            log,
+            pid_file,
+            console,
+            pidfd_socket,
+            notify_socket,
+            notifies,
+        })
     }
 
     /// Takes the id, and notes what will be made before it is.
-    fn claim(&self, root: &Root, undo: &mut Undo<'_>) -> Result<State> {
+    pub fn claim(&self, root: &Root, undo: &mut Undo<'_>) -> Result<State> {
         let directory: &Directory = undo.directory.insert(root.claim(&self.plan.id)?);
         if let Some(cgroup) = &self.plan.cgroup {
             // before it is noted as ours: what lives there is not to be killed by a later clean-up
@@ -281,22 +314,22 @@ impl<'a> Making<'a> {
         let state = new_state(&self.plan, &self.config, self.notify_socket.clone())?;
         directory.save(&state)?;
         directory.save_config(&self.config.text)?;
-        if self.notify_socket.is_some() {
+        if self.notifies {
             notify::make_directory(directory)?;
         }
         Ok(state)
     }
 
-    fn compile_filter(&self, root: &Root, undo: &Undo<'_>) -> Result<Option<(Vec<Instruction>, u64)>> {
+    pub fn compile_filter(&self, root: &Root, undo: &Undo<'_>) -> Result<Option<(Vec<Instruction>, u64)>> {
         compile(root, undo.directory()?, &self.plan)
     }
 
     /// systemd makes a cgroup around a process, so that one has to wait for init.
-    fn cgroup_of_ours(&self) -> Option<&cgroups::Plan> {
+    pub fn cgroup_of_ours(&self) -> Option<&cgroups::Plan> {
         self.plan.cgroup.as_ref().filter(|cgroup| !cgroup.is_by_systemd())
     }
 
-    fn make_cgroup(&self, undo: &mut Undo<'_>) -> Result<Entry> {
+    pub fn make_cgroup(&self, undo: &mut Undo<'_>) -> Result<Entry> {
         let Some(cgroup) = self.cgroup_of_ours() else { return Ok(Entry::default()) };
         // undoes itself when it fails, and then what is there is somebody else's
         undo.claim.insert(cgroup.create()?).mark(self.mark);
@@ -410,7 +443,7 @@ impl<'a> Making<'a> {
     }
 
     /// Writes the limits, tells of those that this kernel has not, and names the container on its cgroup.
-    fn limit(&self, cgroup: &cgroups::Plan) -> Result<()> {
+    pub fn limit(&self, cgroup: &cgroups::Plan) -> Result<()> {
         for warning in cgroup.apply()? {
             self.log.warn(&format!("{}: {}", warning.field, warning.why));
         }
@@ -421,14 +454,26 @@ impl<'a> Making<'a> {
     /// From here on others see it.
     fn commit(&self, state: &mut State, undo: &mut Undo<'_>) -> Result<()> {
         let Some(init) = &undo.init else { bail!("the container was lost while it was made") };
+        let (pid, pidfd) = (init.pid, init.pidfd().try_clone_to_owned().context("keep the pidfd")?);
+        self.commit_init(state, pid, pidfd.as_fd(), undo)
+    }
+
+    /// The same with an init that was made elsewhere.
+    pub fn commit_init(
+        &self,
+        state: &mut State,
+        pid: Pid,
+        pidfd: BorrowedFd<'_>,
+        undo: &mut Undo<'_>,
+    ) -> Result<()> {
         if let Some(socket) = &self.pidfd_socket {
-            socket.send(init.pidfd(), "pidfd")?;
+            socket.send(pidfd, "pidfd")?;
         }
-        state.init = Some(Process::find(init.pid)?);
+        state.init = Some(Process::find(pid)?);
         undo.directory()?.save(state)?;
         if let Some(path) = &self.pid_file {
             undo.pid_file = Some(path.clone());
-            write_pid_file(path, init.pid)?;
+            write_pid_file(path, pid)?;
         }
         Ok(())
     }
@@ -506,7 +551,7 @@ pub fn saved_filter(directory: &Directory) -> Result<Option<(Vec<Instruction>, u
 /// is "step 2 in the lifecycle" and `created` "after step 2", which is where these hooks are; but `created` is also when "the
 /// runtime has finished the create operation", of which they are a part. The steps decide: a state with `created` must have a
 /// pid, which these hooks live on, and the specification's own validation asks for it.
-fn run_early_hooks(plan: &Plan, pid: Pid) -> Result<()> {
+pub fn run_early_hooks(plan: &Plan, pid: Pid) -> Result<()> {
     let state = state::for_hooks(plan, Status::Created, pid.as_raw());
     let output = plan.hooks.output.open()?;
     // we are in the bundle since its configuration was read

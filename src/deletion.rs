@@ -50,6 +50,12 @@ impl Runtime<'_> {
         self.destroy_ours(ours, Left::Ended)
     }
 
+    /// Destroys a container of ours that is saved, whose processes CRIU has ended. `directory` is locked.
+    pub(crate) fn destroy_saved(&self, directory: &Directory, state: &State) -> Result<()> {
+        kill_all(state)?;
+        self.destroy(directory, Some(state), true)
+    }
+
     /// SIGKILL to all of a container, and the wait for init's end. What is there to delete stays.
     pub(crate) fn stop(&self, state: &State) -> Result<()> {
         kill_all(state)

@@ -94,6 +94,18 @@ impl Devices {
         lines
     }
 
+    /// The nodes that are the host's own, relative to the container's root.
+    pub fn bound(&self) -> impl Iterator<Item = &Path> {
+        let bound = self.nodes.iter().filter(|node| self.bound && node.kind != SFlag::S_IFIFO);
+        bound.map(|node| node.path.as_path())
+    }
+
+    /// A detached mount of such a node.
+    pub fn host_node(&self, path: &Path) -> Result<MountFd> {
+        let node = self.nodes.iter().find(|node| node.path == path);
+        clone_node(node.ok_or_else(|| anyhow!("it is none of the container's devices"))?)
+    }
+
     /// Makes all of them below `root`. Needs umask 0.
     pub fn make(&self, root: BorrowedFd<'_>) -> Result<()> {
         let dev = open_dev(root)?;
@@ -216,6 +228,12 @@ fn check(found: &FileStat, node: &Node) -> Result<()> {
 }
 
 fn bind(directory: BorrowedFd<'_>, name: &OsStr, node: &Node) -> Result<()> {
+    let mount = clone_node(node)?;
+    let target = make_file(directory, name)?;
+    Ok(mount.attach(target.as_fd())?)
+}
+
+fn clone_node(node: &Node) -> Result<MountFd> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let mut host = OsString::from("/");
     host.push(&node.path);
@@ -224,8 +242,7 @@ fn bind(directory: BorrowedFd<'_>, name: &OsStr, node: &Node) -> Result<()> {
     let mount = MountFd::clone_of(source.as_fd(), false).context("clone the host's node")?;
     let attributes = MountAttr { set: attr::NOSUID | attr::NOEXEC, ..MountAttr::default() };
     set_attributes(mount.as_fd(), &attributes, false)?;
-    let target = make_file(directory, name)?;
-    Ok(mount.attach(target.as_fd())?)
+    Ok(mount)
 }
 
 /// A file `name` in `directory` to mount on: new, or there already and no symbolic link.

@@ -113,11 +113,11 @@ impl Runtime<'_> {
         released.wait_for_program(state.cgroup.as_ref())?;
         // engines take a pid file as the sign of success, so it comes after the last thing that can fail
         if let Some(path) = &pid_file {
-            creation::write_pid_file(path, released.pid).inspect_err(|_| released.kill())?;
+            creation::write_pid_file(path, released.process.pid).inspect_err(|_| released.process.kill())?;
         }
         match signals {
             None => Ok(0),
-            Some(signals) => foreground::attend(&signals, &released, terminal, None, self.log),
+            Some(signals) => foreground::attend(&signals, &released.process, terminal, None, self.log),
         }
     }
 }

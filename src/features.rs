@@ -149,7 +149,7 @@ pub fn json(known: Known, host: Option<HostFeatures>) -> Result<String> {
     let mut annotations = BTreeMap::from([
         ("io.berth.version", env!("CARGO_PKG_VERSION").to_owned()),
         ("io.berth.landlock.version", landlock::VERSION.to_string()),
-        ("org.opencontainers.runc.checkpoint.enabled", "false".to_owned()),
+        ("org.opencontainers.runc.checkpoint.enabled", "true".to_owned()),
     ]);
     if let Some(version) = known.libseccomp {
         annotations.insert("io.github.seccomp.libseccomp.version", version);

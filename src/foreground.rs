@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use crate::error::text;
 use crate::log::Log;
 use crate::notify;
-use crate::process::Released;
+use crate::process::Running;
 use crate::sys::tasks::{Ended, wait_any};
 use crate::terminal::Relay;
 
@@ -36,7 +36,7 @@ impl Signals {
 /// The answer is the status to exit with: the program's own, or 128 + n when signal n ended it.
 pub fn attend(
     signals: &Signals,
-    program: &Released,
+    program: &Running,
     mut terminal: Option<Relay>,
     mut ready: Option<notify::Relay>,
     log: &Log,

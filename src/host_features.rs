@@ -18,6 +18,7 @@ use serde::Serialize;
 use crate::cgroups::Layout;
 use crate::cgroups::stats::huge_page_sizes;
 use crate::cgroups::systemd::Manager;
+use crate::checkpoint;
 use crate::error::{reason, text};
 use crate::host::in_user_namespace;
 use crate::id_maps::{self, IdMap};
@@ -339,7 +340,7 @@ fn seccomp() -> Seccomp {
 }
 
 fn criu() -> Option<Criu> {
-    let path = in_path("criu")?;
+    let path = PathBuf::from(checkpoint::program()?);
     let output = Command::new(&path).arg("--version").stdin(Stdio::null()).output().ok();
     let version = output.and_then(|output| criu_version(&String::from_utf8_lossy(&output.stdout)));
     Some(Criu { path, version })

@@ -291,6 +291,11 @@ fn session(program: &Program) -> Result<()> {
         Ok(_) | Err(Errno::EPERM) => {}
         Err(errno) => return Err(errno).context("setsid"),
     }
+    new_keyring(program)
+}
+
+/// The session keyring of a process, which all that it starts have too.
+pub fn new_keyring(program: &Program) -> Result<()> {
     let Some(name) = &program.keyring else { return Ok(()) };
     let proc = if program.labels.selinux.is_some() { Some(Proc::open()?) } else { None };
     if let Some(proc) = &proc {
@@ -343,7 +348,7 @@ fn become_namespace_root() -> nix::Result<()> {
 }
 
 /// Asks the runtime and waits for its answer.
-fn request(channel: &Channel, message: &FromInit) -> Result<Option<OwnedFd>> {
+pub fn request(channel: &Channel, message: &FromInit) -> Result<Option<OwnedFd>> {
     channel.send(message, None)?;
     match channel.receive::<FromRuntime>()? {
         Some((FromRuntime::Proceed, fd)) => Ok(fd),

@@ -3,6 +3,7 @@
 use oci_spec::runtime::Arch;
 
 use crate::cgroups::systemd;
+use crate::checkpoint;
 use crate::credentials;
 use crate::features::{Cgroup, IntelRdt, Known, MemoryPolicy};
 use crate::hooks::{self, Hooks};
@@ -37,11 +38,16 @@ pub fn known() -> Known {
             .collect(),
         libseccomp: version.map(|version| format!("{}.{}.{}", version.major, version.minor, version.micro)),
         cgroup: Cgroup { v1: true, v2: true, systemd: true, systemd_user: true, rdma: true },
-        unsafe_annotations: [systemd::ANNOTATION, landlock::ANNOTATION, credentials::KEEP_GROUPS]
-            .into_iter()
-            .chain(hooks::OUTPUT_ANNOTATIONS)
-            .map(str::to_owned)
-            .collect(),
+        unsafe_annotations: [
+            systemd::ANNOTATION,
+            landlock::ANNOTATION,
+            credentials::KEEP_GROUPS,
+            checkpoint::CONFIG_ANNOTATION,
+        ]
+        .into_iter()
+        .chain(hooks::OUTPUT_ANNOTATIONS)
+        .map(str::to_owned)
+        .collect(),
         net_devices: true,
         intel_rdt: IntelRdt { enabled: true, schemata: true, monitoring: true },
         memory_policy: Some(MemoryPolicy { modes, flags }),

@@ -4,6 +4,7 @@
 
 pub mod cgroups;
 pub mod channel;
+mod checkpoint;
 pub mod cli;
 pub mod config;
 pub mod container;

@@ -78,6 +78,15 @@ fn operate(invocation: &Invocation, log: &Log) -> Result<ExitCode> {
         Operation::Exec(options) => {
             return runtime.exec(options).map(exit_code).with_context(|| format!("exec in {:?}", options.id));
         }
+        Operation::Checkpoint(options) => {
+            runtime.checkpoint(options).with_context(|| format!("checkpoint {:?}", options.id))?;
+        }
+        Operation::Restore(options) => {
+            return runtime
+                .restore(options)
+                .map(exit_code)
+                .with_context(|| format!("restore {:?}", options.run.create.id));
+        }
         Operation::Start(id) => runtime.start(id).with_context(|| format!("start {id:?}"))?,
         Operation::Kill(options) => {
             runtime.kill(options).with_context(|| format!("kill {:?}", options.id))?

@@ -1,6 +1,7 @@
 //! Lines of proc_pid_mountinfo(5), byte for byte: a path on Linux need not be UTF-8.
 
 use std::ffi::OsString;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
@@ -17,6 +18,10 @@ pub struct Mount<'a> {
     pub root: PathBuf,
     /// Where it is.
     pub point: PathBuf,
+    /// The options of the mount itself, parted by commas.
+    pub attributes: &'a [u8],
+    /// It gets what is mounted on another one, in whatever mount namespace that is.
+    pub slave: bool,
     /// The file system's type.
     pub kind: &'a [u8],
     /// The options of the file system, parted by commas.
@@ -24,10 +29,27 @@ pub struct Mount<'a> {
 }
 
 impl Mount<'_> {
+    /// Whether the mount itself has this option.
+    pub fn has_attribute(&self, attribute: &[u8]) -> bool {
+        self.attributes.split(|byte| *byte == b',').any(|found| found == attribute)
+    }
+
     /// Whether the file system has this option.
     pub fn has_option(&self, option: &[u8]) -> bool {
         self.options.split(|byte| *byte == b',').any(|found| found == option)
     }
+}
+
+/// The id of the mount that an open file is on (proc_pid_fdinfo(5)).
+pub fn id_of(file: BorrowedFd<'_>) -> std::io::Result<String> {
+    id_in(&format!("/proc/self/fdinfo/{}", file.as_raw_fd()))
+}
+
+/// The id of a mount that such a file of `/proc` names.
+pub fn id_in(path: &str) -> std::io::Result<String> {
+    let text = std::fs::read_to_string(path)?;
+    let id = text.lines().find_map(|line| line.strip_prefix("mnt_id:"));
+    id.map(|id| id.trim().to_owned()).ok_or_else(|| std::io::ErrorKind::InvalidData.into())
 }
 
 /// The mounts of a table whose file systems are of one of these types, in the table's order. Those of others cost next to
@@ -54,12 +76,15 @@ fn parse<'a>(line: &'a [u8], wanted: impl Fn(&[u8]) -> bool) -> Option<Mount<'a>
         return None;
     }
     let mut fields = start.strip_suffix(b" -")?.split(blank);
+    let slave = fields.clone().skip(6).any(|field| field.starts_with(b"master:"));
     Some(Mount {
         id: fields.next()?,
         parent: fields.next()?,
         device: fields.next()?,
         root: unescape(fields.next()?),
         point: unescape(fields.next()?),
+        attributes: fields.next().unwrap_or_default(),
+        slave,
         kind,
         options,
     })
@@ -93,6 +118,7 @@ mod tests {
         assert_eq!(mount.root.as_os_str().as_bytes(), b"/\\a b");
         assert_eq!(mount.point.as_os_str().as_bytes(), b"/\xff\n\\8x");
         assert_eq!(mount.kind, b"ext4");
+        assert!(mount.slave && mount.has_attribute(b"relatime") && !mount.has_attribute(b"data=x"));
         assert!(mount.has_option(b"data=x") && mount.has_option(b"rw") && !mount.has_option(b"data"));
     }
 

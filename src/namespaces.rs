@@ -149,6 +149,11 @@ impl Plan {
         id_maps::outside(&self.uid_map, uid)
     }
 
+    /// The host's number of the container's group 0, when it has a user namespace of its own.
+    pub fn host_root_gid(&self) -> Option<u32> {
+        if self.creates(Kind::User) { id_maps::outside(&self.gid_map, 0) } else { None }
+    }
+
     /// `CLONE_NEW*` of all that the container does not share with the runtime.
     pub fn all(&self) -> u64 {
         self.join.iter().fold(self.new, |flags, join| flags | join.kind.flag())

@@ -112,7 +112,8 @@ impl Relay {
         }
     }
 
-    fn tell(&self, ready: &[u8], pid: Pid) -> Result<()> {
+    /// Says in the container's name that it is ready.
+    pub fn tell(&self, ready: &[u8], pid: Pid) -> Result<()> {
         let context = || format!("NOTIFY_SOCKET: send to {:?}", self.manager);
         let ours = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
             .with_context(context)?;

@@ -129,6 +129,10 @@ pub enum Operation {
     Features(FeaturesOptions),
     /// Says what is wrong with a bundle, and what `create` would do.
     Check(CheckOptions),
+    /// Saves a container's processes to files.
+    Checkpoint(CheckpointOptions),
+    /// Makes a container of such files.
+    Restore(RestoreOptions),
     /// Prints a shell's completion script.
     Completion(Shell),
 }
@@ -169,6 +173,95 @@ pub struct RunOptions {
     pub keep: bool,
     /// `--no-subreaper`: do not adopt the container's orphans.
     pub no_subreaper: bool,
+}
+
+/// How CRIU restores cgroups (criu(8), `--manage-cgroups`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CgroupsMode {
+    /// Those that are there keep their properties.
+    Soft,
+    /// They get the saved ones.
+    Full,
+    /// None may be there.
+    Strict,
+    /// They are left alone.
+    Ignore,
+}
+
+/// How CRIU keeps the network still meanwhile (criu(8), `--network-lock`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NetworkLock {
+    /// By iptables-restore(8).
+    Iptables,
+    /// By nft(8)'s library.
+    Nftables,
+    /// Not at all.
+    Skip,
+}
+
+/// What `checkpoint` and `restore` both tell CRIU.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CriuOptions {
+    /// `--image-path`: the directory of the images.
+    pub image_path: PathBuf,
+    /// `--work-path`: the directory of CRIU's log and sockets; the images' when not given.
+    pub work_path: Option<PathBuf>,
+    /// `--tcp-established`
+    pub tcp_established: bool,
+    /// `--ext-unix-sk`
+    pub ext_unix_sk: bool,
+    /// `--shell-job`
+    pub shell_job: bool,
+    /// `--file-locks`
+    pub file_locks: bool,
+    /// `--lazy-pages`
+    pub lazy_pages: bool,
+    /// `--auto-dedup`
+    pub auto_dedup: bool,
+    /// `--empty-ns network`
+    pub empty_network: bool,
+    /// `--manage-cgroups-mode`
+    pub cgroups_mode: Option<CgroupsMode>,
+    /// `--network-lock`
+    pub network_lock: Option<NetworkLock>,
+}
+
+/// `checkpoint`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CheckpointOptions {
+    /// The container's ID, not yet checked.
+    pub id: String,
+    /// What `restore` has too.
+    pub criu: CriuOptions,
+    /// `--parent-path`: the images before these, relative to them.
+    pub parent_path: Option<PathBuf>,
+    /// `--leave-running`: the container goes on.
+    pub leave_running: bool,
+    /// `--pre-dump`: memory alone, and the container goes on.
+    pub pre_dump: bool,
+    /// `--tcp-skip-in-flight`
+    pub tcp_skip_in_flight: bool,
+    /// `--link-remap`
+    pub link_remap: bool,
+    /// `--page-server`: address and port.
+    pub page_server: Option<(String, u16)>,
+    /// `--status-fd`: gets a zero byte once the server for `--lazy-pages` is ready.
+    pub status_fd: Option<i32>,
+}
+
+/// `restore`
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RestoreOptions {
+    /// What `run` is asked for.
+    pub run: RunOptions,
+    /// What `checkpoint` has too.
+    pub criu: CriuOptions,
+    /// `--tcp-close`
+    pub tcp_close: bool,
+    /// `--lsm-profile`: in place of the saved label.
+    pub lsm_profile: Option<String>,
+    /// `--lsm-mount-context`: in place of the saved `context` of mounts.
+    pub lsm_mount_context: Option<String>,
 }
 
 /// `features`

@@ -284,7 +284,7 @@ impl Init {
         self.proceed(None)?;
         self.process.released = true;
         let pidfd = self.process.pidfd.try_clone().context("keep the pidfd")?;
-        Ok(Released { pid: self.pid, pidfd, channel: self.channel })
+        Ok(Released { process: Running { pid: self.pid, pidfd }, channel: self.channel })
     }
 
     /// Why the conversation ended too early.
@@ -301,22 +301,16 @@ impl Init {
     }
 }
 
-/// A process on its way to its program.
+/// A process of a container that we have made and let go.
 #[derive(Debug)]
-pub struct Released {
+pub struct Running {
     /// Its pid on the host.
     pub pid: Pid,
     /// Its pidfd.
     pub pidfd: OwnedFd,
-    channel: Channel,
 }
 
-impl Released {
-    /// Waits until the program runs; an error when it cannot.
-    pub fn wait_for_program(&self, cgroup: Option<&Cgroup>) -> Result<()> {
-        wait_for_program(&self.channel, self.pid, cgroup)
-    }
-
+impl Running {
     /// Passes a signal on. It may have ended in this moment, which nobody has to hear.
     pub fn signal(&self, number: i32) {
         let _sent = pidfd_send_signal(self.pidfd.as_fd(), number);
@@ -328,6 +322,21 @@ impl Released {
             // reaped by somebody else at the worst
             let _status = reap(self.pidfd.as_fd());
         }
+    }
+}
+
+/// A process on its way to its program.
+#[derive(Debug)]
+pub struct Released {
+    /// The process.
+    pub process: Running,
+    channel: Channel,
+}
+
+impl Released {
+    /// Waits until the program runs; an error when it cannot.
+    pub fn wait_for_program(&self, cgroup: Option<&Cgroup>) -> Result<()> {
+        wait_for_program(&self.channel, self.process.pid, cgroup)
     }
 }
 

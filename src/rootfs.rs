@@ -11,6 +11,7 @@ mod id_mapped;
 mod leftovers;
 mod prepare;
 mod restrict;
+mod staging;
 mod steps;
 mod switch;
 
@@ -24,6 +25,7 @@ pub use console::open_pty;
 pub use id_mapped::UserNamespaces;
 pub use leftovers::detach_leftovers;
 pub use prepare::{Rootfs, prepare};
+pub use staging::{Foreign, Layout, Origin, Wanted, layout, stage, staged_yard};
 
 use crate::devices::Devices;
 use crate::findings::Findings;

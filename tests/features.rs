@@ -65,6 +65,7 @@ fn the_object_has_every_property_of_the_spec_and_no_other() {
         words(&features["potentiallyUnsafeConfigAnnotations"]),
         [
             "io.berth.landlock",
+            "org.criu.config",
             "org.systemd.property.",
             "run.oci.hooks.stderr",
             "run.oci.hooks.stdout",

@@ -62,6 +62,11 @@ impl Cgroup {
         v1.into_iter().chain(self.unified.as_ref().map(|place| (place, Freezer::V2)))
     }
 
+    /// The directory of the freezer, when there is one.
+    pub fn freezer_path(&self) -> Option<&Path> {
+        self.freezers().next().map(|(place, _)| place.path.as_path()).filter(|path| path.is_dir())
+    }
+
     /// Whether a freezer says so. False when the cgroup is gone or there is no freezer.
     fn any_freezer(&self, says: impl Fn(Freezer, BorrowedFd<'_>) -> nix::Result<bool>) -> Result<bool> {
         for (place, freezer) in self.freezers() {

@@ -348,6 +348,53 @@ const UPDATE: &[Opt] = &[
     Opt::value("kernel-memory-tcp", "BYTES", "Limit of the buffers of TCP (cgroup v1)").hidden(),
 ];
 
+/// What `checkpoint` and `restore` have in common.
+const CRIU: &[Opt] = &[
+    Opt {
+        complete: Complete::Directory,
+        ..Opt::value("image-path", "DIR", "The images' directory [default: ./checkpoint]")
+    },
+    Opt {
+        complete: Complete::Directory,
+        ..Opt::value("work-path", "DIR", "For CRIU's log and sockets [default: the images' directory]")
+    },
+    Opt::flag("tcp-established", "Allow established TCP connections"),
+    Opt::flag("ext-unix-sk", "Allow Unix sockets that are connected to the outside"),
+    Opt::flag("shell-job", "Allow a container on the caller's own terminal"),
+    Opt::flag("file-locks", "Allow file locks"),
+    Opt::flag("lazy-pages", "Leave memory to a page server until it is needed"),
+    Opt::flag("auto-dedup", "Free the memory in earlier images that is in later ones"),
+    Opt::value("manage-cgroups-mode", "MODE", "How cgroups are kept: soft (default), full, strict, ignore")
+        .words(&["soft", "full", "strict", "ignore"]),
+    Opt::value("empty-ns", "network", "Leave what is in the network namespace alone").words(&["network"]),
+    Opt::value("network-lock", "HOW", "Keep packets back meanwhile: iptables (default), nftables, skip")
+        .words(&["iptables", "nftables", "skip"]),
+];
+
+const CHECKPOINT: &[Opt] = &[
+    Opt::flag("leave-running", "Let the container go on; without it, it ends and is deleted"),
+    Opt::flag("pre-dump", "Save memory alone, and let the container go on"),
+    Opt::value("parent-path", "DIR", "Earlier images, relative to these: save what has changed since"),
+    Opt::flag("tcp-skip-in-flight", "Leave out TCP connections that are being made"),
+    Opt::flag("link-remap", "Allow files that are open and have no name any more"),
+    Opt::value("page-server", "ADDRESS:PORT", "Send memory to the page server that is there"),
+    Opt::value("status-fd", "FD", "With --lazy-pages: write a zero byte once it can be fetched"),
+];
+
+const RESTORE: &[Opt] = &[
+    DETACH,
+    PID_FILE,
+    CONSOLE_SOCKET,
+    PIDFD_SOCKET,
+    NO_SUBREAPER,
+    Opt::flag("no-new-keyring", "Keep the caller's session keyring"),
+    Opt::flag("tcp-close", "Close TCP connections that were established"),
+    Opt::value("lsm-profile", "TYPE:LABEL", "Label in place of the saved one, as selinux:LABEL"),
+    Opt::value("lsm-mount-context", "CONTEXT", "SELinux context of mounts in place of the saved one"),
+    Opt::flag("no-pivot", "Not applied: CRIU has its own way").hidden(),
+    Opt::value("preserve-fds", "N", "Not applied: open files are in the images").hidden(),
+];
+
 const LISTING_FORMAT: Opt =
     Opt::value("format", "table|json", "How to print [default: table]").short('f').words(&["table", "json"]);
 
@@ -401,6 +448,19 @@ pub(super) static COMMANDS: &[(&str, &[Entry])] = &[
                     "Examples:\n  berth update --memory 512M web\n  \
                      berth update --cpu-quota 50000 --pids-limit 100 web\n  \
                      echo '{\"pids\":{\"limit\":-1}}' | berth update -r - web",
+                ),
+            Entry::new("checkpoint", "Save a container's processes to files, by CRIU, and end it")
+                .arguments(&[CONTAINER])
+                .options(&[CRIU, CHECKPOINT])
+                .examples(
+                    "Examples:\n  berth checkpoint --image-path /srv/web-1 web\n  \
+                     berth checkpoint --leave-running web       saved in ./checkpoint, and it goes on",
+                ),
+            Entry::new("restore", "Let a saved container go on from where it was")
+                .arguments(&[NEW_CONTAINER])
+                .options(&[BUNDLE, CRIU, RESTORE])
+                .examples(
+                    "Examples:\n  berth restore --image-path /srv/web-1 --bundle /srv/web --detach web",
                 ),
             Entry::new("delete", "Remove a container that has ended")
                 .arguments(&[CONTAINER])

@@ -85,14 +85,16 @@ mod tests {
 
     #[test]
     fn ids_are_completed_for_containers_that_exist() {
-        assert_eq!(commands_with_id(" "), "start exec kill pause resume update delete state ps stats events");
+        assert_eq!(
+            commands_with_id(" "),
+            "start exec kill pause resume update checkpoint delete state ps stats events"
+        );
         let zsh = completion(Shell::Zsh);
         assert!(zsh.starts_with("#compdef berth\n"));
-        assert_eq!(zsh.matches(":_berth_ids' \\").count(), 11);
-        assert!(
-            completion(Shell::Bash)
-                .contains("            start|exec|kill|pause|resume|update|delete|state|ps|stats|events)")
-        );
+        assert_eq!(zsh.matches(":_berth_ids' \\").count(), 12);
+        assert!(completion(Shell::Bash).contains(
+            "            start|exec|kill|pause|resume|update|checkpoint|delete|state|ps|stats|events)"
+        ));
         assert!(completion(Shell::Fish).contains("using_subcommand start exec kill"));
     }
 

@@ -4,9 +4,10 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::options::{
-    CgroupDriver, CheckFormat, CheckOptions, CreateOptions, DeleteOptions, ExecOptions, FeaturesOptions,
-    Format, GlobalOptions, Invocation, KillOptions, Level, Limit, LimitValue, ListOptions, LogFormat,
-    LogTarget, Operation, PsOptions, Rootless, RunOptions, Shell, SpecOptions, UpdateOptions,
+    CgroupDriver, CgroupsMode, CheckFormat, CheckOptions, CheckpointOptions, CreateOptions, CriuOptions,
+    DeleteOptions, ExecOptions, FeaturesOptions, Format, GlobalOptions, Invocation, KillOptions, Level,
+    Limit, LimitValue, ListOptions, LogFormat, LogTarget, NetworkLock, Operation, PsOptions, RestoreOptions,
+    Rootless, RunOptions, Shell, SpecOptions, UpdateOptions,
 };
 
 /// Parses words that are parted by blanks; `~` stands for a blank within a word.
@@ -223,6 +224,109 @@ fn buildah_and_buildkit() {
         (
             "exec --process /p --pid-file /f web",
             Operation::Exec(ExecOptions { process: path("/p"), pid_file: path("/f"), ..exec("web", "") }),
+        ),
+    ]);
+}
+
+#[test]
+fn checkpoint_and_restore_of_engines() {
+    let images = |image: &str, work: &str| CriuOptions {
+        image_path: image.into(),
+        work_path: (!work.is_empty()).then(|| work.into()),
+        ..CriuOptions::default()
+    };
+    let checkpoint = |criu| CheckpointOptions { id: "web".into(), criu, ..CheckpointOptions::default() };
+    let restored = |pid_file: &str| RunOptions {
+        create: CreateOptions { pid_file: path(pid_file), ..create("/b", "web") },
+        detach: true,
+        ..RunOptions::default()
+    };
+    let all = CriuOptions {
+        tcp_established: true,
+        ext_unix_sk: true,
+        shell_job: true,
+        file_locks: true,
+        cgroups_mode: Some(CgroupsMode::Soft),
+        empty_network: true,
+        lazy_pages: true,
+        ..images("/i", "/w")
+    };
+    check(vec![
+        // containerd
+        (
+            "checkpoint --image-path /i --work-path /w --parent-path ../p --tcp-established --ext-unix-sk --shell-job \
+             --page-server 10.0.0.1:27 --file-locks --manage-cgroups-mode soft --empty-ns network --lazy-pages \
+             --status-fd 3 --leave-running web",
+            Operation::Checkpoint(CheckpointOptions {
+                parent_path: path("../p"),
+                leave_running: true,
+                page_server: Some(("10.0.0.1".into(), 27)),
+                status_fd: Some(3),
+                ..checkpoint(all.clone())
+            }),
+        ),
+        (
+            "restore --image-path /i --work-path /w --tcp-established --ext-unix-sk --shell-job --file-locks \
+             --manage-cgroups-mode soft --empty-ns network --lazy-pages --detach --pid-file /b/init.pid \
+             --no-pivot -no-subreaper --bundle /b web",
+            Operation::Restore(RestoreOptions {
+                run: RunOptions {
+                    create: CreateOptions { no_pivot: true, ..restored("/b/init.pid").create },
+                    no_subreaper: true,
+                    ..restored("/b/init.pid")
+                },
+                criu: all,
+                ..RestoreOptions::default()
+            }),
+        ),
+        // podman and conmon
+        (
+            "checkpoint --image-path /i --work-path /b --leave-running --leave-running --pre-dump \
+             --parent-path ../pre-checkpoint --tcp-established web",
+            Operation::Checkpoint(CheckpointOptions {
+                leave_running: true,
+                pre_dump: true,
+                parent_path: path("../pre-checkpoint"),
+                ..checkpoint(CriuOptions { tcp_established: true, ..images("/i", "/b") })
+            }),
+        ),
+        (
+            "restore --bundle /b --pid-file /b/pidfile --no-new-keyring --detach --image-path /i --work-path /b \
+             --tcp-close --lsm-mount-context=c:d --lsm-profile=selinux:x web",
+            Operation::Restore(RestoreOptions {
+                run: RunOptions {
+                    create: CreateOptions { no_new_keyring: true, ..restored("/b/pidfile").create },
+                    ..restored("/b/pidfile")
+                },
+                criu: images("/i", "/b"),
+                tcp_close: true,
+                lsm_profile: Some("selinux:x".into()),
+                lsm_mount_context: Some("c:d".into()),
+            }),
+        ),
+        // CRI-O
+        (
+            "checkpoint --file-locks --image-path /i --work-path /w --leave-running web",
+            Operation::Checkpoint(CheckpointOptions {
+                leave_running: true,
+                ..checkpoint(CriuOptions { file_locks: true, ..images("/i", "/w") })
+            }),
+        ),
+        // by hand
+        (
+            "checkpoint --network-lock nftables --auto-dedup --link-remap --tcp-skip-in-flight \
+             --page-server [::1]:27 --manage-cgroups-mode=ignore web",
+            Operation::Checkpoint(CheckpointOptions {
+                link_remap: true,
+                tcp_skip_in_flight: true,
+                page_server: Some(("::1".into(), 27)),
+                ..checkpoint(CriuOptions {
+                    auto_dedup: true,
+                    network_lock: Some(NetworkLock::Nftables),
+                    cgroups_mode: Some(CgroupsMode::Ignore),
+                    ..images("checkpoint", "")
+                })
+            }),
         ),
     ]);
 }

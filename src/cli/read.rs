@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use super::argv::{Argv, truth};
 use crate::options::{
-    CgroupDriver, CheckFormat, CheckOptions, CreateOptions, DeleteOptions, EventsOptions, ExecOptions,
-    FeaturesOptions, Format, GlobalOptions, KillOptions, Level, Limit, LimitValue, ListOptions, LogFormat,
-    LogTarget, Operation, PsOptions, Rootless, RunOptions, Shell, SpecOptions, StatsOptions, UpdateOptions,
-    signal_number,
+    CgroupDriver, CgroupsMode, CheckFormat, CheckOptions, CheckpointOptions, CreateOptions, CriuOptions,
+    DeleteOptions, EventsOptions, ExecOptions, FeaturesOptions, Format, GlobalOptions, KillOptions, Level,
+    Limit, LimitValue, ListOptions, LogFormat, LogTarget, NetworkLock, Operation, PsOptions, RestoreOptions,
+    Rootless, RunOptions, Shell, SpecOptions, StatsOptions, UpdateOptions, signal_number,
 };
 
 /// Why an option's value is refused, for people.
@@ -37,6 +37,8 @@ pub(super) fn operation(name: &str, mut argv: Argv) -> Refused<Operation> {
         "spec" => Operation::Spec(SpecOptions { bundle: argv.bundle(), rootless: argv.on("rootless") }),
         "features" => Operation::Features(FeaturesOptions { host: argv.on("host") }),
         "check" => Operation::Check(argv.check()?),
+        "checkpoint" => Operation::Checkpoint(argv.checkpoint()?),
+        "restore" => Operation::Restore(argv.restore()?),
         "completion" => Operation::Completion(argv.shell()?),
         other => return Err(format!("unknown command {other:?}")),
     })
@@ -101,6 +103,15 @@ const LIMITS: &[(&str, &str, Kind)] = &[
     ("blkio-weight", "blockIO.weight", Kind::Number),
     ("pids-limit", "pids.limit", Kind::Number),
 ];
+const CGROUPS_MODES: &[(&str, CgroupsMode)] = &[
+    ("soft", CgroupsMode::Soft),
+    ("full", CgroupsMode::Full),
+    ("strict", CgroupsMode::Strict),
+    ("ignore", CgroupsMode::Ignore),
+];
+const EMPTY_NAMESPACES: &[(&str, bool)] = &[("network", true)];
+const NETWORK_LOCKS: &[(&str, NetworkLock)] =
+    &[("iptables", NetworkLock::Iptables), ("nftables", NetworkLock::Nftables), ("skip", NetworkLock::Skip)];
 const USERNS: &[(&str, bool)] = &[("auto", true)];
 const SHELLS: &[(&str, Shell)] = &[("bash", Shell::Bash), ("zsh", Shell::Zsh), ("fish", Shell::Fish)];
 
@@ -126,6 +137,54 @@ impl Argv {
             detach: self.on("detach"),
             keep: self.on("keep"),
             no_subreaper: self.on("no-subreaper"),
+        })
+    }
+
+    fn criu(&mut self) -> Refused<CriuOptions> {
+        Ok(CriuOptions {
+            image_path: self.path("image-path").unwrap_or_else(|| "checkpoint".into()),
+            work_path: self.path("work-path").filter(|path| !path.as_os_str().is_empty()),
+            tcp_established: self.on("tcp-established"),
+            ext_unix_sk: self.on("ext-unix-sk"),
+            shell_job: self.on("shell-job"),
+            file_locks: self.on("file-locks"),
+            lazy_pages: self.on("lazy-pages"),
+            auto_dedup: self.on("auto-dedup"),
+            empty_network: self.choice("empty-ns", EMPTY_NAMESPACES)?.unwrap_or_default(),
+            cgroups_mode: self.choice("manage-cgroups-mode", CGROUPS_MODES)?,
+            network_lock: self.choice("network-lock", NETWORK_LOCKS)?,
+        })
+    }
+
+    fn checkpoint(&mut self) -> Refused<CheckpointOptions> {
+        let page_server = self.text("page-server")?.filter(|text| !text.is_empty());
+        let status_fd = self.text("status-fd")?;
+        Ok(CheckpointOptions {
+            id: self.id()?,
+            criu: self.criu()?,
+            parent_path: self.path("parent-path").filter(|path| !path.as_os_str().is_empty()),
+            leave_running: self.on("leave-running"),
+            pre_dump: self.on("pre-dump"),
+            tcp_skip_in_flight: self.on("tcp-skip-in-flight"),
+            link_remap: self.on("link-remap"),
+            page_server: page_server.map(|text| address_and_port(&text)).transpose()?,
+            status_fd: status_fd
+                .map(|text| {
+                    text.parse().ok().filter(|number| *number >= 0).ok_or_else(|| {
+                        format!("invalid value {text:?} for status-fd: give the number of a descriptor")
+                    })
+                })
+                .transpose()?,
+        })
+    }
+
+    fn restore(&mut self) -> Refused<RestoreOptions> {
+        Ok(RestoreOptions {
+            run: self.run()?,
+            criu: self.criu()?,
+            tcp_close: self.on("tcp-close"),
+            lsm_profile: self.text("lsm-profile")?,
+            lsm_mount_context: self.text("lsm-mount-context")?,
         })
     }
 
@@ -375,6 +434,16 @@ fn size(text: &str) -> Option<i64> {
     let whole = whole.parse::<i64>().ok()?.checked_mul(1 << shift)?;
     let fraction = format!("0.{fraction}").parse::<f64>().ok()? * (1_u64 << shift) as f64;
     whole.checked_add(fraction as i64)
+}
+
+/// `ADDRESS:PORT`, where the address of IPv6 may stand in brackets.
+fn address_and_port(text: &str) -> Refused<(String, u16)> {
+    let (address, port) = text.rsplit_once(':').unwrap_or_default();
+    let address = address.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(address);
+    match port.parse() {
+        Ok(port) if port > 0 && !address.is_empty() => Ok((address.to_owned(), port)),
+        _ => Err(format!("invalid value {text:?} for page-server: give ADDRESS:PORT")),
+    }
 }
 
 fn text(name: &str, value: OsString) -> Refused<String> {

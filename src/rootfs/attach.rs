@@ -308,6 +308,9 @@ impl Attach<'_> {
             let fd = mount.as_fd().try_clone_to_owned().context("keep the mount")?;
             self.rootfs.read_only.push((self.step.field.clone(), fd));
         }
+        if let Some(kept) = &mut self.rootfs.kept {
+            kept.push((self.index, mount.as_fd().try_clone_to_owned().context("keep the mount")?));
+        }
         if self.step.target.as_os_str().is_empty() {
             // it covers the root: what follows is below it
             self.rootfs.root = mount.into();

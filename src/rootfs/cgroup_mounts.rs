@@ -11,6 +11,7 @@ use nix::unistd::symlinkat;
 
 use super::attach::Attach;
 use super::prepare::set;
+use super::steps::Step;
 use crate::error::hinted;
 use crate::sys::mounts::{MountAttr, MountFd, attr};
 
@@ -66,6 +67,18 @@ impl Attach<'_> {
     }
 }
 
+/// For a restore: a detached copy of what [`Attach::own_cgroup`] makes.
+pub(super) fn clone_own(step: &Step, path: &Path) -> Result<MountFd> {
+    let directory = open(path, directory_flags(), Mode::empty())?;
+    let mount = MountFd::clone_of(directory.as_fd(), true)?;
+    for (attributes, tree) in [(&step.options.recursive, true), (&step.options.attributes, false)] {
+        if !attributes.is_empty() {
+            set(mount.as_fd(), attributes, tree)?;
+        }
+    }
+    Ok(mount)
+}
+
 fn is_refused(error: &anyhow::Error) -> bool {
     matches!(crate::error::errno(error), Some(Errno::EPERM | Errno::EACCES | Errno::EBUSY))
 }
@@ -85,7 +98,7 @@ fn directory_flags() -> OFlag {
 }
 
 /// The directory's name: a named hierarchy is `name=systemd` to the kernel and `systemd` to people.
-fn plain(name: &str) -> &str {
+pub(super) fn plain(name: &str) -> &str {
     name.strip_prefix("name=").unwrap_or(name)
 }
 

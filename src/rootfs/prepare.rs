@@ -21,6 +21,8 @@ pub struct Rootfs {
     pub(super) null: Option<MountFd>,
     /// Mounts that become read-only at the end, with the property that asks for it.
     pub(super) read_only: Vec<(String, OwnedFd)>,
+    /// Every mount with the index of its step, where they are asked for.
+    pub(super) kept: Option<Vec<(usize, OwnedFd)>>,
 }
 
 impl Rootfs {
@@ -41,7 +43,7 @@ pub fn prepare(plan: &Plan, source: &mut dyn FnMut(usize) -> Result<MountFd>) ->
     }
     let null = if plan.masked.is_empty() { None } else { Some(restrict::host_null()?) };
     let root = bind_root(plan).with_context(|| format!("root.path: bind {:?}", plan.root))?;
-    let mut rootfs = Rootfs { root: root.into(), null, read_only: Vec::new() };
+    let mut rootfs = Rootfs { root: root.into(), null, read_only: Vec::new(), kept: None };
     for (index, step) in plan.steps.iter().enumerate() {
         let clone = peers.get_mut(index).and_then(Option::take);
         let mut attach = Attach { plan, step, index, rootfs: &mut rootfs, source };
@@ -77,7 +79,7 @@ fn clone_peers(
     Ok(clones)
 }
 
-fn change_host(flag: u64) -> Result<()> {
+pub(super) fn change_host(flag: u64) -> Result<()> {
     let host = open(c"/", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
     change_propagation(host.as_fd(), flag, true)
 }
@@ -98,7 +100,7 @@ pub(super) fn set(mount: BorrowedFd<'_>, attributes: &MountAttr, tree: bool) -> 
 }
 
 /// The root bound on itself, with all that is mounted below it, so that it can be pivoted into.
-fn bind_root(plan: &Plan) -> Result<MountFd> {
+pub(super) fn bind_root(plan: &Plan) -> Result<MountFd> {
     let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
     let directory = match open(&plan.root, flags, Mode::empty()) {
         Err(errno @ (Errno::ENOENT | Errno::ENOTDIR)) => {

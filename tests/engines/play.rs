@@ -179,7 +179,7 @@ impl Play {
         for failure in &ours.failed {
             say(&format!("FAIL {title}: {failure}"));
         }
-        if wanted.is_empty() {
+        if wanted.is_empty() || std::env::var_os("BERTH_README").is_some() {
             self.report(&ours, &peers);
         }
         ours.failed

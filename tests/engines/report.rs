@@ -1,7 +1,7 @@
 //! The README's table of engines: one row for each engine, user and cgroup layout.
 //!
 //! `BERTH_WRITE_DOCS=1` puts the rows of a run there; without it a row that reads otherwise is told. `BERTH_README`
-//! names another file than that of the work tree.
+//! names another file than that of the work tree; then rows of chosen cases count as well.
 
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;

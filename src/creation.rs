@@ -239,7 +239,7 @@ pub(crate) struct Making<'a> {
     purpose: Purpose,
     /// Where.
     pub host: &'a Host,
-    mark: &'a Mark,
+    pub(crate) mark: &'a Mark,
     /// Who hears warnings.
     pub log: &'a Log,
     pid_file: Option<PathBuf>,

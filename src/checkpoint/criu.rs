@@ -18,7 +18,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send, socketpair,
 };
-use nix::sys::wait::WaitStatus;
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::Pid;
 
 use super::protobuf::{Message, Value, fields};
@@ -170,33 +170,32 @@ impl Criu {
         request.number(1, Kind::FeatureCheck as i64);
         request.flag(4, true);
         request.message(5, &features);
-        let answer = self.ask(Kind::FeatureCheck, &request, &mut |_| Ok(()))?;
+        let answer =
+            self.ask(Kind::FeatureCheck, &request, &mut |_| Ok(())).with_context(|| option.to_owned())?;
         if answer.message(8).number(field) == Some(1) {
             return Ok(());
         }
         Err(hinted(format!("{option}: this kernel or criu cannot do it"), "`criu check --all` tells more"))
     }
 
-    /// Sends `options` as the one request that matters, serves what is asked back, and waits for the answer and the end.
+    /// Sends `options` as the one request that matters, serves what is asked back, and waits for the answer and the end. What is
+    /// odd about an end after the answer that all is done is told and changes nothing.
     pub fn run(
         mut self,
         kind: Kind,
         options: &Message,
         notify: &mut dyn FnMut(Notice) -> Result<()>,
-    ) -> Result<()> {
+    ) -> Result<Option<String>> {
         let mut request = Message::default();
         request.number(1, kind as i64);
         request.message(2, options);
         self.ask(kind, &request, notify)?;
-        let status = self.end()?;
-        // after a pre-dump it waits for the next one, and is not content when the conversation ends
-        match status {
-            WaitStatus::Exited(_, 0) => Ok(()),
-            _ if kind == Kind::PreDump => Ok(()),
-            WaitStatus::Exited(_, code) => bail!("criu failed: exit status {code}"),
-            WaitStatus::Signaled(_, signal, _) => bail!("criu failed: killed by {signal}"),
-            other => bail!("criu failed: {other:?}"),
-        }
+        Ok(match self.end()? {
+            WaitStatus::Exited(_, 0) => None,
+            // it waits for the next one, and is not content when the conversation ends
+            _ if kind == Kind::PreDump => None,
+            status => Some(format!("criu has done all, and {}", fate(status))),
+        })
     }
 
     fn ask(
@@ -209,8 +208,10 @@ impl Criu {
         let mut refusal = None;
         loop {
             let Some((answer, fd)) = self.receive()? else {
+                let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
+                let how = waitid(Id::PIDFd(self.pidfd.as_fd()), flags).map_or("ended".to_owned(), fate);
                 return Err(
-                    refusal.unwrap_or_else(|| anyhow::anyhow!("criu failed: it ended without an answer"))
+                    refusal.unwrap_or_else(|| anyhow::anyhow!("criu failed: it {how} without an answer"))
                 );
             };
             if answer.number(2) != Some(1) {
@@ -307,6 +308,15 @@ impl Drop for Criu {
             // without us to answer it fails at the next point where it asks, which is before it lets anything run
             let _status = self.end();
         }
+    }
+}
+
+/// How a process came to its end.
+fn fate(status: WaitStatus) -> String {
+    match status {
+        WaitStatus::Exited(_, code) => format!("ended with status {code}"),
+        WaitStatus::Signaled(_, signal, _) => format!("was killed by {signal}"),
+        _ => "ended".to_owned(),
     }
 }
 

@@ -56,23 +56,46 @@ impl Runtime<'_> {
         if let Some(file) = &configuration {
             message.text(field::CONFIG_FILE, &path_of(file));
         }
+        let mut record = None;
         if !options.pre_dump {
             let mounts = outside::mounts(&plan.rootfs, plan.namespaces.has(Kind::Cgroup), init)?;
             let streams = outside::streams(init)?;
             leave_out(&mut message, &mounts, &streams);
-            recorded(&plan, &state, options, mounts, streams, outside::root_is_slave(init)?).save(&images)?;
+            let mut new = recorded(&plan, options, mounts, streams);
+            new.root_is_slave = outside::root_is_slave(init)?;
+            new.notify = has_notify_mount(&directory);
+            record = Some(new);
+        }
+        // an earlier checkpoint in the same directory is whole until here
+        let criu = ready_criu(options)?;
+        if record.is_some() {
+            images.remove(record::FILE)?;
         }
         images.remove_log(LOG)?;
-        if let Err(error) = run_criu(options, &message, ready, &images) {
-            // what is there is no checkpoint
-            let removed = if options.pre_dump { Ok(()) } else { images.remove(record::FILE) };
-            removed.unwrap_or_else(|error| self.log.warn(&text(&error)));
-            return Err(error);
+        match run_criu(criu, options, &message, ready, record.as_ref(), &images) {
+            Ok(odd) => odd.iter().for_each(|odd| self.log.warn(odd)),
+            Err(error) => {
+                self.take_back(&state, status, record.is_some().then_some(&images));
+                return Err(error);
+            }
         }
         if options.leave_running || options.pre_dump {
             return Ok(());
         }
         self.destroy_saved(&directory, &state)
+    }
+
+    /// After a failure: what is in the images is no checkpoint, and the container goes on if CRIU has left it frozen.
+    fn take_back(&self, state: &State, status: Status, images: Option<&Images>) {
+        let warn = |error: anyhow::Error| self.log.warn(&text(&error));
+        if let Some(images) = images {
+            images.remove(record::FILE).unwrap_or_else(warn);
+        }
+        if let Some(cgroup) = state.cgroup.as_ref().filter(|_| status == Status::Running)
+            && cgroup.is_told_to_freeze().unwrap_or(false)
+        {
+            cgroup.thaw().unwrap_or_else(warn);
+        }
     }
 
     /// The descriptor for `--status-fd`.
@@ -81,7 +104,8 @@ impl Runtime<'_> {
         if !options.criu.lazy_pages {
             self.log.warn("--status-fd: nothing is written to it without --lazy-pages");
         }
-        if number < 3 || descriptors::status(number).is_none() {
+        // what the caller has handed us is not close-on-exec, what we have opened is
+        if number < 3 || !descriptors::is_inherited(number) {
             bail!("--status-fd: descriptor {number} is not open");
         }
         let fd = descriptors::received(number);
@@ -101,7 +125,7 @@ impl Runtime<'_> {
                 "restored, its processes would be free of the restrictions",
             ));
         }
-        if state.notify_socket.is_some() {
+        if has_notify_mount(directory) {
             notify::add_to(&mut spec, &directory.path().join(notify::DIRECTORY));
         }
         let mut request = self.request(&state.id, 0);
@@ -192,29 +216,21 @@ fn leave_out(message: &mut Message, mounts: &[Outside], streams: &[Stream]) {
     }
 }
 
-fn recorded(
-    plan: &Plan,
-    state: &State,
-    options: &CheckpointOptions,
-    mounts: Vec<Outside>,
-    streams: Vec<Stream>,
-    root_is_slave: bool,
-) -> Record {
+/// Whether the directory of `NOTIFY_SOCKET` is mounted in the container: also in one that was restored without that variable.
+fn has_notify_mount(directory: &Directory) -> bool {
+    directory.path().join(notify::DIRECTORY).is_dir()
+}
+
+fn recorded(plan: &Plan, options: &CheckpointOptions, mounts: Vec<Outside>, streams: Vec<Stream>) -> Record {
     let mut record = Record::new(mounts, streams);
     record.namespaces = plan.namespaces.join.iter().map(|join| join.kind.name().to_owned()).collect();
     record.terminal = plan.program.as_ref().is_some_and(|program| program.terminal);
-    record.root_is_slave = root_is_slave;
-    record.notify = state.notify_socket.is_some();
     record.cgroups_ignored = options.criu.cgroups_mode == Some(CgroupsMode::Ignore);
     record
 }
 
-fn run_criu(
-    options: &CheckpointOptions,
-    message: &Message,
-    mut ready: Option<OwnedFd>,
-    images: &Images,
-) -> Result<()> {
+/// CRIU, which can do what the options ask for.
+fn ready_criu(options: &CheckpointOptions) -> Result<Criu> {
     let criu = Criu::start(None, Box::new(|_| alone().map(|()| Vec::new())), &mut |_| Ok(()))?;
     criu.check_version()?;
     if options.pre_dump || options.parent_path.is_some() {
@@ -223,12 +239,29 @@ fn run_criu(
     if options.criu.lazy_pages {
         criu.check_feature(LAZY_PAGES, "--lazy-pages")?;
     }
+    Ok(criu)
+}
+
+/// The dump. The answer is what is odd about an end that came after all was done.
+fn run_criu(
+    criu: Criu,
+    options: &CheckpointOptions,
+    message: &Message,
+    mut ready: Option<OwnedFd>,
+    record: Option<&Record>,
+    images: &Images,
+) -> Result<Option<String>> {
     let kind = if options.pre_dump { Request::PreDump } else { Request::Dump };
     let mut notify = |notice: Notice| {
-        if notice.point == "status-ready"
-            && let Some(fd) = ready.take()
-        {
-            nix::unistd::write(&fd, &[0]).context("--status-fd: write")?;
+        match notice.point.as_str() {
+            "status-ready" => {
+                if let Some(fd) = ready.take() {
+                    nix::unistd::write(&fd, &[0]).context("--status-fd: write")?;
+                }
+            }
+            // the images are whole, and nothing of the container has ended
+            "post-dump" => record.map_or(Ok(()), |record| record.save(images))?,
+            _ => {}
         }
         Ok(())
     };

@@ -19,7 +19,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::OFlag;
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, fstat};
 use oci_spec::runtime::Spec;
 use std::os::fd::{AsRawFd, OwnedFd};
 
@@ -156,6 +156,10 @@ impl Runtime<'_> {
             bail!("annotations[{CONFIG_ANNOTATION:?}]: {name:?} is not an absolute path");
         }
         match open(&path) {
+            // CRIU opens it again, and would wait for the other end of a pipe
+            Ok(file) if fstat(&file)?.st_mode & libc::S_IFMT != libc::S_IFREG => {
+                bail!("annotations[{CONFIG_ANNOTATION:?}]: {name:?} is not a regular file")
+            }
             Ok(file) => Ok(Some(file)),
             // as CRIU has it
             Err(nix::errno::Errno::ENOENT) => {

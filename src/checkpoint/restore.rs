@@ -21,6 +21,8 @@ use crate::error::hinted;
 use crate::foreground::{self, Signals};
 use crate::inherited::Inherited;
 use crate::init;
+use crate::landlock;
+use crate::listener::Agent;
 use crate::namespaces::{Kind, open_join};
 use crate::notify;
 use crate::options::{CgroupsMode, RestoreOptions};
@@ -154,6 +156,19 @@ fn check_fit(plan: &Plan, record: &Record) -> Result<()> {
             "add { \"type\": \"mount\" } to linux.namespaces",
         ));
     }
+    let program = plan.program.as_ref();
+    if program.is_some_and(|program| program.inherited.landlock.is_some()) {
+        return Err(hinted(
+            format!(
+                "annotations[{:?}]: a restored process cannot be restricted by Landlock",
+                landlock::ANNOTATION
+            ),
+            "leave the annotation out: the processes that were saved had no such restrictions",
+        ));
+    }
+    if plan.seccomp.as_ref().and_then(|profile| Agent::of(profile, &plan.bundle)).is_some() {
+        bail!("linux.seccomp.listenerPath: a restored filter has no listener that could be sent to an agent");
+    }
     for join in &plan.namespaces.join {
         if matches!(join.kind, Kind::Mount | Kind::User | Kind::Cgroup) {
             bail!(
@@ -248,7 +263,8 @@ impl Work<'_> {
                 message.message(field::CGROUP_ROOT, &root);
             }
         }
-        criu.run(Request::Restore, &message, &mut |notice| self.notified(notice, undo))?;
+        let odd = criu.run(Request::Restore, &message, &mut |notice| self.notified(notice, undo))?;
+        odd.iter().for_each(|odd| self.making.log.warn(odd));
         drop(kept);
         Ok(())
     }
@@ -292,6 +308,8 @@ impl Work<'_> {
             };
             cgroup.create_unit(manager, pid)?;
             undo.cgroup = Some(cgroup.cgroup().clone());
+            // at once, so that a later clean-up knows whose processes these are
+            cgroup.cgroup().mark(self.making.mark);
             Ok(())
         })
     }

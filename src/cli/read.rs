@@ -142,7 +142,10 @@ impl Argv {
 
     fn criu(&mut self) -> Refused<CriuOptions> {
         Ok(CriuOptions {
-            image_path: self.path("image-path").unwrap_or_else(|| "checkpoint".into()),
+            image_path: self
+                .path("image-path")
+                .filter(|path| !path.as_os_str().is_empty())
+                .unwrap_or_else(|| "checkpoint".into()),
             work_path: self.path("work-path").filter(|path| !path.as_os_str().is_empty()),
             tcp_established: self.on("tcp-established"),
             ext_unix_sk: self.on("ext-unix-sk"),
@@ -150,15 +153,16 @@ impl Argv {
             file_locks: self.on("file-locks"),
             lazy_pages: self.on("lazy-pages"),
             auto_dedup: self.on("auto-dedup"),
-            empty_network: self.choice("empty-ns", EMPTY_NAMESPACES)?.unwrap_or_default(),
-            cgroups_mode: self.choice("manage-cgroups-mode", CGROUPS_MODES)?,
-            network_lock: self.choice("network-lock", NETWORK_LOCKS)?,
+            empty_network: self.choice_unless_empty("empty-ns", EMPTY_NAMESPACES)?.unwrap_or_default(),
+            cgroups_mode: self.choice_unless_empty("manage-cgroups-mode", CGROUPS_MODES)?,
+            network_lock: self.choice_unless_empty("network-lock", NETWORK_LOCKS)?,
         })
     }
 
     fn checkpoint(&mut self) -> Refused<CheckpointOptions> {
         let page_server = self.text("page-server")?.filter(|text| !text.is_empty());
-        let status_fd = self.text("status-fd")?;
+        // what others have as the default value
+        let status_fd = self.text("status-fd")?.filter(|text| !text.is_empty() && text != "-1");
         Ok(CheckpointOptions {
             id: self.id()?,
             criu: self.criu()?,
@@ -183,8 +187,8 @@ impl Argv {
             run: self.run()?,
             criu: self.criu()?,
             tcp_close: self.on("tcp-close"),
-            lsm_profile: self.text("lsm-profile")?,
-            lsm_mount_context: self.text("lsm-mount-context")?,
+            lsm_profile: self.text("lsm-profile")?.filter(|text| !text.is_empty()),
+            lsm_mount_context: self.text("lsm-mount-context")?.filter(|text| !text.is_empty()),
         })
     }
 
@@ -361,6 +365,11 @@ impl Argv {
 
     fn choice<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Refused<Option<T>> {
         self.os(name).map(|value| one_of(name, value, words)).transpose()
+    }
+
+    /// An empty value is none.
+    fn choice_unless_empty<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Refused<Option<T>> {
+        self.os(name).filter(|value| !value.is_empty()).map(|value| one_of(name, value, words)).transpose()
     }
 
     /// Every value of an option.

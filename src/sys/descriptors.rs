@@ -97,6 +97,13 @@ pub fn status(number: RawFd) -> Option<libc::stat> {
     Some(unsafe { status.assume_init() })
 }
 
+/// Whether a number is open and would stay so over an execve(2): everything that the runtime opens would not.
+pub fn is_inherited(number: RawFd) -> bool {
+    // SAFETY: only asks.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    flags >= 0 && flags & libc::FD_CLOEXEC == 0
+}
+
 /// isatty(3) of a number that may not be open.
 pub fn is_terminal(number: RawFd) -> bool {
     // SAFETY: only asks.

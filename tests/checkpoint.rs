@@ -8,7 +8,7 @@ mod support;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, IoSliceMut, Write};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, lchown, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -652,4 +652,123 @@ fn directories_that_lead_criu_elsewhere_are_refused() {
     assert_eq!(fs::read_to_string(&canary).unwrap(), "whole");
     assert_eq!(c.status(), "running");
     b.say(&["state", "other"]).fails(1, "does not exist");
+}
+
+#[test]
+fn images_before_that_are_elsewhere_are_refused_and_not_touched() {
+    if !as_root() || !only_berth("runc follows links") {
+        return;
+    }
+    if !Path::new("/usr/sbin/criu").exists() {
+        return skip("criu is not installed");
+    }
+    let Some(b) = support::mapped_bundle("exec sleep 1000") else { return };
+    let [directory, before, secret] = ["images", "before", "secret"].map(|name| b.scratch().join(name));
+    for path in [&directory, &before, &secret] {
+        fs::create_dir(path).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).unwrap();
+    }
+    // all that a restore needs to get as far as CRIU
+    let record = json!({
+        "version": 1, "mounts": [], "streams": [], "namespaces": [], "terminal": false, "notify": false,
+        "rootIsSlave": false, "cgroupsIgnored": false,
+    });
+    fs::write(directory.join("berth.json"), record.to_string()).unwrap();
+    let rights = |path: &Path| {
+        let found = fs::metadata(path).unwrap();
+        (found.mode() & 0o7777, found.uid(), found.gid())
+    };
+    let refused = |why: &str| {
+        try_restore(&b, "other", &["--detach"]).fails(1, why);
+        assert_eq!([&*directory, &*before, &*secret].map(rights), [(0o700, 0, 0); 3], "{why}");
+    };
+    let parent = directory.join("parent");
+    let lead = |link: &Path, target: &str| {
+        let _absent = fs::remove_file(link);
+        symlink(target, link).unwrap();
+    };
+    lead(&parent, secret.to_str().unwrap());
+    refused("which is absolute");
+    lead(&parent, "../missing");
+    refused("leads to \"../missing\": open the images before");
+    lead(&parent, "../secret");
+    refused("leads to \"../secret\": there is no file \"inventory.img\"");
+    // one further
+    lead(&parent, "../before");
+    fs::write(before.join("inventory.img"), "").unwrap();
+    lead(&before.join("parent"), "../secret");
+    refused("\"parent/parent\" in it leads to \"../secret\": there is no file");
+    symlink("../before/inventory.img", secret.join("inventory.img")).unwrap();
+    refused("there is no file \"inventory.img\"");
+    fs::remove_file(before.join("parent")).unwrap();
+    let link = b.scratch().join("link");
+    symlink("before", &link).unwrap();
+    lead(&parent, "../link");
+    refused("leads to \"../link\": open the images before");
+    lead(&parent, "../before");
+    symlink("/etc/passwd", before.join("pages-1.img")).unwrap();
+    refused("\"pages-1.img\" in it");
+    fs::remove_file(before.join("pages-1.img")).unwrap();
+    // CRIU is asked, and finds no images; what was changed for it is as before
+    refused("criu failed");
+    for (mode, user, group, why) in [
+        (0o702, 0, 0, "everybody can write"),
+        (0o700, 1000, 0, "user 1000 owns"),
+        (0o770, 0, 1000, "group 1000 can write"),
+    ] {
+        chown(&before, Some(user), Some(group)).unwrap();
+        fs::set_permissions(&before, fs::Permissions::from_mode(mode)).unwrap();
+        try_restore(&b, "other", &["--detach"]).fails(1, why);
+        assert_eq!(rights(&before), (mode, user, group), "{why}");
+    }
+    b.say(&["state", "other"]).fails(1, "does not exist");
+}
+
+#[test]
+fn directories_that_are_others_to_write_to_are_refused() {
+    if !as_root() || !only_berth("runc takes any directory") {
+        return;
+    }
+    if !Path::new("/usr/sbin/criu").exists() {
+        return skip("criu is not installed");
+    }
+    let Some(b) = bundle("exec sleep 1000") else { return };
+    let c = b.start();
+    let directory = b.scratch().join("images");
+    fs::create_dir(&directory).unwrap();
+    let give = |mode, user, group| {
+        chown(&directory, Some(user), Some(group)).unwrap();
+        fs::set_permissions(&directory, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for (mode, user, group, why) in
+        [(0o700, 1000, 0, "images\": user 1000 owns"), (0o770, 0, 1000, "images\": group 1000 can write")]
+    {
+        give(mode, user, group);
+        checkpoint(&b, &b.id, &[]).fails(1, why);
+        try_restore(&b, "other", &["--detach"]).fails(1, why);
+    }
+    for (mode, user, group) in [(0o770, 0, 0), (0o750, 0, 1000)] {
+        give(mode, user, group);
+        try_restore(&b, "other", &["--detach"]).fails(1, "there is no \"berth.json\"");
+    }
+    // the log's directory may be an engine's
+    let work = b.scratch().join("work");
+    fs::create_dir(&work).unwrap();
+    chown(&work, Some(1000), Some(1000)).unwrap();
+    let flags = ["--detach", "--work-path", work.to_str().unwrap()];
+    try_restore(&b, "other", &flags).fails(1, "there is no \"berth.json\"");
+    let link = b.scratch().join("link");
+    symlink("images", &link).unwrap();
+    lchown(&link, Some(1000), None).unwrap();
+    let way = b.scratch().join("way");
+    symlink("link/", &way).unwrap();
+    for path in [&link, &way] {
+        for end in ["", "/", "/.", "/.//"] {
+            let path = format!("{}{end}", path.display());
+            b.say(&["checkpoint", "--image-path", &path, &b.id]).fails(1, "is a link of user 1000");
+            let flags = ["--detach", "--image-path", &path];
+            b.launching("restore", &flags, "other").end().fails(1, "is a link of user 1000");
+        }
+    }
+    assert_eq!(c.status(), "running");
 }

@@ -1,7 +1,7 @@
 //! The directories that CRIU works with: its images, and its log and sockets.
 //!
 //! CRIU opens files in them by name and follows links, as the host's root. So what is in them is looked at first, and a
-//! directory that everybody can write to is refused.
+//! directory that others than root can write to is refused. The log's may be an engine's: not everybody's.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::dir::Dir;
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat, readlinkat};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
 use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat};
-use nix::unistd::{Gid, UnlinkatFlags, fchown, unlinkat};
+use nix::unistd::{Gid, UnlinkatFlags, fchown, geteuid, unlinkat};
 
 use crate::error::{Hinted, hinted};
 use crate::options::CriuOptions;
@@ -21,8 +21,12 @@ use crate::options::CriuOptions;
 /// The one link that CRIU makes: to the images before.
 const PARENT: &str = "parent";
 const IMAGES: &str = "--image-path";
-/// How many images of one after the other are looked at.
+/// What CRIU writes into every directory of images.
+const INVENTORY: &str = "inventory.img";
+/// How many images of one after the other a restore takes.
 const MAX_EARLIER: usize = 64;
+/// Why a directory is not taken.
+const LINK_THERE: &str = "whoever puts a link there would have CRIU write to another file";
 /// Links that are followed before giving up.
 const MAX_LINKS: usize = 8;
 /// The longest record, and how much of the end of a log is looked at, in bytes.
@@ -32,6 +36,8 @@ const MAX_FILE: u64 = 4 << 20;
 #[derive(Debug)]
 pub struct Images {
     directory: OwnedFd,
+    /// Those of the images before, at a restore.
+    earlier: Vec<OwnedFd>,
     work: Option<OwnedFd>,
     /// Where the log is, for messages.
     log_directory: PathBuf,
@@ -41,12 +47,13 @@ impl Images {
     /// Opens them; `make` makes those that are missing.
     pub fn open(options: &CriuOptions, make: bool) -> Result<Self> {
         let directory = open_one(IMAGES, &options.image_path, make)?;
+        let earlier = if make { Vec::new() } else { open_earlier(&directory)? };
         // the work directory is written to by restore too
         let work =
             options.work_path.as_deref().map(|path| open_one("--work-path", path, true)).transpose()?;
         let log_directory = options.work_path.as_deref().unwrap_or(&options.image_path);
         let log_directory = std::path::absolute(log_directory).context("--work-path")?;
-        Ok(Self { directory, work, log_directory })
+        Ok(Self { directory, earlier, work, log_directory })
     }
 
     /// The images' descriptor, by whose number CRIU finds the directory.
@@ -67,31 +74,29 @@ impl Images {
                 "give it relative to --image-path, as ../before: it is kept in the images",
             ));
         }
-        let flags = OFlag::O_DIRECTORY | OFlag::O_PATH | OFlag::O_CLOEXEC;
-        let found = openat(&self.directory, parent, flags, Mode::empty())
-            .with_context(|| format!("--parent-path: open {parent:?} from the images' directory"))?;
-        check_not_shared(&found).with_context(|| format!("--parent-path: {parent:?}"))
+        open_images_from(&self.directory, parent)
+            .map(drop)
+            .with_context(|| format!("--parent-path: {parent:?} from the images' directory"))
     }
 
-    /// Lets a group into the images' directory and those of the images before. In a user namespace the container's processes open
-    /// the images themselves.
-    pub fn let_in(&self, group: u32) -> Result<()> {
+    /// Lets a group into the images' directory and those of the images before, until the answer is dropped. In a user namespace the
+    /// container's processes open the images themselves.
+    pub fn let_in(&self, group: u32) -> Result<LetIn<'_>> {
         let context = || "--image-path: let the container's root into the directory";
-        let mut directory = self.directory.try_clone().with_context(context)?;
-        for _ in 0..MAX_EARLIER {
-            let mode = fstat(&directory).with_context(context)?.st_mode;
-            if mode & 0o001 == 0 {
-                fchown(&directory, None, Some(Gid::from_raw(group))).with_context(context)?;
-                let mode = Mode::from_bits_truncate((mode & 0o7707) | 0o010);
-                fchmod(&directory, mode).with_context(context)?;
+        let mut changed = LetIn { before: Vec::new() };
+        for directory in std::iter::once(&self.directory).chain(&self.earlier) {
+            let status = fstat(directory).with_context(context)?;
+            if status.st_mode & 0o001 != 0 {
+                continue;
             }
-            let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-            directory = match openat(&directory, PARENT, flags, Mode::empty()) {
-                Err(Errno::ENOENT) => return Ok(()),
-                result => result.with_context(context)?,
-            };
+            let before = Mode::from_bits_truncate(status.st_mode & 0o7777);
+            changed.before.push((directory, Gid::from_raw(status.st_gid), before));
+            // first the rights: those that root's group has are not for the other one
+            let mode = Mode::from_bits_truncate((status.st_mode & 0o7707) | 0o010);
+            fchmod(directory, mode).with_context(context)?;
+            fchown(directory, None, Some(Gid::from_raw(group))).with_context(context)?;
         }
-        Ok(())
+        Ok(changed)
     }
 
     /// Writes a file of ours into the images' directory.
@@ -135,6 +140,31 @@ impl Images {
     }
 }
 
+/// Directories that a group was let into. They get back what they had, unless that is kept.
+#[derive(Debug)]
+#[must_use]
+pub struct LetIn<'a> {
+    before: Vec<(&'a OwnedFd, Gid, Mode)>,
+}
+
+impl LetIn<'_> {
+    /// The restored processes are there, and may need the images later.
+    pub fn keep(mut self) {
+        self.before.clear();
+    }
+}
+
+impl Drop for LetIn<'_> {
+    fn drop(&mut self) {
+        for (directory, group, mode) in self.before.drain(..) {
+            // the restore has failed, and says why; with another group the former rights would be too many
+            if fchown(directory, None, Some(group)).is_ok() {
+                let _ignored = fchmod(directory, mode);
+            }
+        }
+    }
+}
+
 /// The line of a log that tells why CRIU gave up: the first one of the last errors that follow each other before it says that it has
 /// failed; what comes after that is of its clearing up.
 fn last_error(log: &[u8]) -> Option<String> {
@@ -158,22 +188,80 @@ fn last_error(log: &[u8]) -> Option<String> {
 }
 
 fn open_one(option: &str, path: &Path, make: bool) -> Result<OwnedFd> {
+    // with a slash or `/.` at the end the kernel follows every link
+    let plain: PathBuf = path.components().collect();
     if make {
-        match nix::unistd::mkdir(path, Mode::from_bits_truncate(0o700)) {
+        match nix::unistd::mkdir(&plain, Mode::from_bits_truncate(0o700)) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => return Err(errno).with_context(|| format!("{option}: make {path:?}")),
         }
     }
-    let directory = follow(path).with_context(|| format!("{option}: open {path:?}"))?;
-    check_not_shared(&directory)
-        .and_then(|()| check_entries(&directory, option == IMAGES))
-        .with_context(|| format!("{option}: {path:?}"))?;
+    let directory = follow(plain).with_context(|| format!("{option}: open {path:?}"))?;
+    let check = || {
+        if option == IMAGES {
+            return check_images(&directory);
+        }
+        check_not_shared(&directory)?;
+        check_entries(&directory, false)
+    };
+    check().with_context(|| format!("{option}: {path:?}"))?;
     Ok(directory)
 }
 
+/// Opens the directories of the images before, as CRIU's links lead to them.
+fn open_earlier(directory: &OwnedFd) -> Result<Vec<OwnedFd>> {
+    let mut earlier: Vec<OwnedFd> = Vec::new();
+    let mut path = PathBuf::new();
+    loop {
+        let last = earlier.last().unwrap_or(directory);
+        path.push(PARENT);
+        let context = || format!("{IMAGES}: {path:?} in it");
+        let target = match readlinkat(last, PARENT) {
+            Err(Errno::ENOENT) => return Ok(earlier),
+            // CRIU takes a directory too
+            Err(Errno::EINVAL) => PathBuf::from(PARENT),
+            result => PathBuf::from(result.with_context(context)?),
+        };
+        if earlier.len() >= MAX_EARLIER {
+            return Err(Errno::ELOOP).with_context(|| format!("{IMAGES}: over {MAX_EARLIER} images before"));
+        }
+        if target.is_absolute() {
+            return Err(hinted(
+                format!("{IMAGES}: {path:?} in it leads to {target:?}, which is absolute"),
+                "images name those before them relative to themselves, as ../before: make it such a link",
+            ));
+        }
+        let found = open_images_from(last, &target)
+            .with_context(|| format!("{IMAGES}: {path:?} in it leads to {target:?}"))?;
+        earlier.push(found);
+    }
+}
+
+/// Opens images by a path from other ones, on which no link is followed.
+fn open_images_from(directory: &OwnedFd, path: &Path) -> Result<OwnedFd> {
+    let how = OpenHow::new()
+        .flags(OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC)
+        .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
+    let found = openat2(directory, path, how).context("open the images before")?;
+    let no_images = || {
+        hinted(
+            format!("there is no file {INVENTORY:?}: it is not a directory of images"),
+            "CRIU writes one beside the images: keep it with them",
+        )
+    };
+    let inventory = match fstatat(found.as_fd(), INVENTORY, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Err(Errno::ENOENT) => return Err(no_images()),
+        result => result?,
+    };
+    if inventory.st_mode & SFlag::S_IFMT.bits() != SFlag::S_IFREG.bits() {
+        return Err(no_images());
+    }
+    check_images(&found)?;
+    Ok(found)
+}
+
 /// Opens a directory. Of links at the end of the path those are followed that are the host's root's: containerd has such.
-fn follow(path: &Path) -> Result<OwnedFd> {
-    let mut path = path.to_owned();
+fn follow(mut path: PathBuf) -> Result<OwnedFd> {
     for _ in 0..MAX_LINKS {
         let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let found = open(&path, flags, Mode::empty())?;
@@ -189,9 +277,28 @@ fn follow(path: &Path) -> Result<OwnedFd> {
             ));
         }
         let target = PathBuf::from(readlinkat(&found, "")?);
-        path = path.parent().unwrap_or(Path::new("")).join(target);
+        path = path.parent().unwrap_or(Path::new("")).join(target).components().collect();
     }
     Err(Errno::ELOOP.into())
+}
+
+/// What the images are must be root's to decide.
+fn check_images(directory: &OwnedFd) -> Result<()> {
+    check_not_shared(directory)?;
+    let status = fstat(directory)?;
+    if status.st_uid != 0 && status.st_uid != geteuid().as_raw() {
+        return Err(hinted(
+            format!("user {} owns the directory", status.st_uid),
+            format!("{LINK_THERE}: give it to root (chown root)"),
+        ));
+    }
+    if status.st_mode & 0o020 != 0 && status.st_gid != 0 {
+        return Err(hinted(
+            format!("group {} can write to the directory", status.st_gid),
+            format!("{LINK_THERE}: take the right away (chmod g-w)"),
+        ));
+    }
+    check_entries(directory, true)
 }
 
 fn check_not_shared(directory: &OwnedFd) -> Result<()> {
@@ -200,7 +307,7 @@ fn check_not_shared(directory: &OwnedFd) -> Result<()> {
     }
     Err(hinted(
         "everybody can write to the directory",
-        "whoever puts a link there would have CRIU write to another file: take the right away (chmod o-w)",
+        format!("{LINK_THERE}: take the right away (chmod o-w)"),
     ))
 }
 
@@ -286,7 +393,11 @@ mod tests {
             Images::open(&options(&link), true).unwrap();
             std::os::unix::fs::lchown(&link, Some(1), None).unwrap();
         }
-        assert!(text(&Images::open(&options(&link), true).unwrap_err()).contains("is a link of user"));
+        for end in ["", "/", "/.", "//./"] {
+            let path = format!("{}{end}", link.display());
+            let error = text(&Images::open(&options(Path::new(&path)), true).unwrap_err());
+            assert!(error.contains("is a link of user"), "{path}: {error}");
+        }
         symlink("/etc/passwd", directory.join("core-1.img")).unwrap();
         let error = text(&Images::open(&options(&directory), true).unwrap_err());
         assert!(error.contains("\"core-1.img\" in it"), "{error}");
@@ -300,6 +411,34 @@ mod tests {
         assert!(text(&Images::open(&with_work, true).unwrap_err()).contains("\"dump.log\" in it"));
         std::fs::set_permissions(&directory, PermissionsExt::from_mode(0o777)).unwrap();
         assert!(text(&Images::open(&options(&directory), true).unwrap_err()).contains("everybody can write"));
+    }
+
+    #[test]
+    fn a_group_is_let_into_images_and_those_before_until_the_restore_has_failed() {
+        let scratch = tempfile::tempdir().unwrap();
+        let [directory, before] = ["images", "before"].map(|name| scratch.path().join(name));
+        for path in [&directory, &before] {
+            Images::open(&options(path), true).unwrap();
+        }
+        symlink("../before", directory.join("parent")).unwrap();
+        let error = text(&Images::open(&options(&directory), false).unwrap_err());
+        assert!(error.contains("there is no file \"inventory.img\""), "{error}");
+        std::fs::write(before.join("inventory.img"), "").unwrap();
+        let images = Images::open(&options(&directory), false).unwrap();
+        let modes = || {
+            [&directory, &before].map(|path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777)
+        };
+        let group = nix::unistd::getegid().as_raw();
+        let changed = images.let_in(group).unwrap();
+        assert_eq!(modes(), [0o710; 2]);
+        drop(changed);
+        assert_eq!(modes(), [0o700; 2]);
+        images.let_in(group).unwrap().keep();
+        assert_eq!(modes(), [0o710; 2]);
+        symlink("../images", before.join("parent")).unwrap();
+        std::fs::write(directory.join("inventory.img"), "").unwrap();
+        let error = text(&Images::open(&options(&directory), false).unwrap_err());
+        assert!(error.contains("images before"), "{error}");
     }
 
     #[test]

@@ -233,9 +233,9 @@ impl Work<'_> {
     fn run(&mut self, configuration: Option<&OwnedFd>, undo: &mut Undo<'_>) -> Result<()> {
         self.images.remove_log(LOG)?;
         let entry = self.making.make_cgroup(undo)?;
-        if let Some(group) = self.making.plan.namespaces.host_root_gid() {
-            self.images.let_in(group)?;
-        }
+        let images = self.images;
+        let group = self.making.plan.namespaces.host_root_gid();
+        let let_in = group.map(|group| images.let_in(group)).transpose()?;
         let mut message = common(&self.options.criu, self.images, LOG, self.mode());
         let (passed, kept) = self.ask_for_namespaces(&mut message)?;
         if let Some(file) = configuration {
@@ -266,6 +266,9 @@ impl Work<'_> {
         let odd = criu.run(Request::Restore, &message, &mut |notice| self.notified(notice, undo))?;
         odd.iter().for_each(|odd| self.making.log.warn(odd));
         drop(kept);
+        if let Some(let_in) = let_in {
+            let_in.keep();
+        }
         Ok(())
     }
 

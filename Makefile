@@ -36,8 +36,8 @@ conformance: build ## the runtime-spec's requirements on berth, runc and crun; w
 test-engines: ## docker, containerd, podman and buildah with berth as their runtime (root)
 	@scripts/test engines
 
-test-vm: ## the integration tests in a machine with systemd and cgroup v2, which is built the first time (root)
-	@scripts/test vm
+test-vm: ## the integration tests and the engines in a machine with systemd and cgroup v2, which is built the first time (root)
+	@scripts/test vm vm-engines
 
 fuzz: ## each fuzz target for T=10 seconds; what makes one crash stays in fuzz/artifacts
 	@scripts/setup build

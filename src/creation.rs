@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -454,21 +454,18 @@ impl<'a> Making<'a> {
     /// From here on others see it.
     fn commit(&self, state: &mut State, undo: &mut Undo<'_>) -> Result<()> {
         let Some(init) = &undo.init else { bail!("the container was lost while it was made") };
-        let (pid, pidfd) = (init.pid, init.pidfd().try_clone_to_owned().context("keep the pidfd")?);
-        self.commit_init(state, pid, pidfd.as_fd(), undo)
+        let pid = init.pid;
+        self.send_pidfd(init.pidfd())?;
+        self.commit_init(state, pid, undo)
     }
 
-    /// The same with an init that was made elsewhere.
-    pub fn commit_init(
-        &self,
-        state: &mut State,
-        pid: Pid,
-        pidfd: BorrowedFd<'_>,
-        undo: &mut Undo<'_>,
-    ) -> Result<()> {
-        if let Some(socket) = &self.pidfd_socket {
-            socket.send(pidfd, "pidfd")?;
-        }
+    /// For who has asked for it by `--pidfd-socket`.
+    pub fn send_pidfd(&self, pidfd: BorrowedFd<'_>) -> Result<()> {
+        self.pidfd_socket.as_ref().map_or(Ok(()), |socket| socket.send(pidfd, "pidfd"))
+    }
+
+    /// Saves the state with its init, and tells the pid.
+    pub fn commit_init(&self, state: &mut State, pid: Pid, undo: &mut Undo<'_>) -> Result<()> {
         state.init = Some(Process::find(pid)?);
         undo.directory()?.save(state)?;
         if let Some(path) = &self.pid_file {

@@ -289,11 +289,7 @@ impl Init {
 
     /// Why the conversation ended too early.
     fn death(&self, cgroup: Option<&Cgroup>) -> anyhow::Error {
-        let fate = match waitid(Id::PIDFd(self.pidfd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
-            Ok(WaitStatus::Signaled(_, signal, _)) => format!("was killed by {signal}"),
-            Ok(WaitStatus::Exited(_, code)) => format!("ended with status {code}"),
-            _ => "ended".to_owned(),
-        };
+        let fate = fate(self.pidfd());
         match cgroup.and_then(Cgroup::killed_for_memory) {
             Some(shortage) => hinted(format!("container init {fate}: {}", shortage.why), shortage.hint),
             None => anyhow::anyhow!("container init {fate} before it was ready"),
@@ -359,6 +355,23 @@ fn has_run_nothing(pid: Pid) -> bool {
     const FORK_NO_EXEC: u32 = 0x40;
     let stat = procfs::process::Process::new(pid.as_raw()).and_then(|process| process.stat());
     stat.is_ok_and(|stat| stat.flags & FORK_NO_EXEC != 0)
+}
+
+/// How a process of ours came to its end, which is waited for and not taken notice of: it can still be [reaped](reap).
+pub fn fate(pidfd: BorrowedFd<'_>) -> String {
+    match waitid(Id::PIDFd(pidfd), WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT) {
+        Ok(status) => fate_of(status),
+        Err(_) => "ended".to_owned(),
+    }
+}
+
+/// The same for a process that has been reaped.
+pub fn fate_of(status: WaitStatus) -> String {
+    match status {
+        WaitStatus::Signaled(_, signal, _) => format!("was killed by {signal}"),
+        WaitStatus::Exited(_, code) => format!("ended with status {code}"),
+        _ => "ended".to_owned(),
+    }
 }
 
 /// Waits for the end of a process of ours.

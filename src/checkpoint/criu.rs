@@ -18,13 +18,13 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, ControlMessageOwned, MsgFlags, SockFlag, SockType, recvmsg, send, socketpair,
 };
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
+use nix::sys::wait::WaitStatus;
 use nix::unistd::Pid;
 
 use super::protobuf::{Message, Value, fields};
 use crate::channel::{Channel, Failure, FromInit, FromRuntime};
 use crate::error::{Hinted, hinted};
-use crate::process::reap;
+use crate::process::{fate, fate_of, reap};
 use crate::sys::descriptors::{cloexec_from, place, received};
 use crate::sys::tasks::{self, CStrings, Clone, Cloned, exit_now};
 
@@ -194,7 +194,7 @@ impl Criu {
             WaitStatus::Exited(_, 0) => None,
             // it waits for the next one, and is not content when the conversation ends
             _ if kind == Kind::PreDump => None,
-            status => Some(format!("criu has done all, and {}", fate(status))),
+            status => Some(format!("criu has done all, and {}", fate_of(status))),
         })
     }
 
@@ -208,8 +208,7 @@ impl Criu {
         let mut refusal = None;
         loop {
             let Some((answer, fd)) = self.receive()? else {
-                let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOWAIT;
-                let how = waitid(Id::PIDFd(self.pidfd.as_fd()), flags).map_or("ended".to_owned(), fate);
+                let how = fate(self.pidfd.as_fd());
                 return Err(
                     refusal.unwrap_or_else(|| anyhow::anyhow!("criu failed: it {how} without an answer"))
                 );
@@ -308,15 +307,6 @@ impl Drop for Criu {
             // without us to answer it fails at the next point where it asks, which is before it lets anything run
             let _status = self.end();
         }
-    }
-}
-
-/// How a process came to its end.
-fn fate(status: WaitStatus) -> String {
-    match status {
-        WaitStatus::Exited(_, code) => format!("ended with status {code}"),
-        WaitStatus::Signaled(_, signal, _) => format!("was killed by {signal}"),
-        _ => "ended".to_owned(),
     }
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::stat::{Mode, fstat};
 use nix::unistd::{Pid, setpgid};
+use oci_spec::runtime::Spec;
 
 use super::criu::{Criu, Kind as Request, Notice};
 use super::images::Images;
@@ -42,7 +43,8 @@ impl Runtime<'_> {
         check_privilege()?;
         super::criu::find()?;
         let ready = self.status_fd(options)?;
-        let plan = self.plan_again(&directory, &state)?;
+        let mut spec = config::parse_saved(&directory.config()?)?;
+        let plan = self.plan_again(&directory, &state, &mut spec)?;
         refuse_unsavable(&plan, &state)?;
         let images = Images::open(&options.criu, true)?;
         if let Some(parent) = &options.parent_path {
@@ -52,7 +54,7 @@ impl Runtime<'_> {
         let mut message = common(&options.criu, &images, LOG, options.criu.cgroups_mode);
         ask_for(&mut message, options, init);
         self.ask_for_container(&mut message, &plan, &state)?;
-        let configuration = self.criu_configuration_of(&directory)?;
+        let configuration = self.criu_configuration(&spec)?;
         if let Some(file) = &configuration {
             message.text(field::CONFIG_FILE, &path_of(file));
         }
@@ -117,8 +119,7 @@ impl Runtime<'_> {
     }
 
     /// What `create` decided, of the configuration that it read.
-    fn plan_again(&self, directory: &Directory, state: &State) -> Result<Plan> {
-        let mut spec = config::parse_saved(&directory.config()?)?;
+    fn plan_again(&self, directory: &Directory, state: &State, spec: &mut Spec) -> Result<Plan> {
         if landlock::is_wanted(spec.annotations().as_ref()) {
             return Err(hinted(
                 "the container is restricted by Landlock, which CRIU does not save",
@@ -126,15 +127,11 @@ impl Runtime<'_> {
             ));
         }
         if has_notify_mount(directory) {
-            notify::add_to(&mut spec, &directory.path().join(notify::DIRECTORY));
+            notify::add_to(spec, &directory.path().join(notify::DIRECTORY));
         }
         let mut request = self.request(&state.id, 0);
         request.no_cgroup = state.cgroup.is_none();
-        Ok(plan::make(&spec, &state.bundle, &request, &self.host()?, &mut Findings::default()))
-    }
-
-    fn criu_configuration_of(&self, directory: &Directory) -> Result<Option<OwnedFd>> {
-        self.criu_configuration(&config::parse_saved(&directory.config()?)?)
+        Ok(plan::make(spec, &state.bundle, &request, &self.host()?, &mut Findings::default()))
     }
 
     /// What is to be left out of the namespaces, and how the processes are stopped.

@@ -412,8 +412,7 @@ impl Work<'_> {
     /// All processes are there and none runs: the last moment to refuse, to limit, and to tell others.
     fn take_over(&mut self, pid: Pid, undo: &mut Undo<'_>) -> Result<()> {
         let pidfd = pidfd_open(pid).context("open the restored process")?;
-        let copy = pidfd.try_clone().context("keep the pidfd")?;
-        undo.restored = Some(Running { pid, pidfd });
+        let running = undo.restored.insert(Running { pid, pidfd });
         let plan = &self.making.plan;
         check_namespaces(plan, pid)?;
         outside::check_restored(&plan.rootfs, &self.record.mounts, pid)?;
@@ -424,7 +423,8 @@ impl Work<'_> {
         if let Some(cgroup) = &plan.cgroup {
             self.making.limit(cgroup)?;
         }
-        self.making.commit_init(&mut self.state, pid, copy.as_fd(), undo)
+        self.making.send_pidfd(running.pidfd.as_fd())?;
+        self.making.commit_init(&mut self.state, pid, undo)
     }
 }
 

@@ -38,6 +38,14 @@ pub fn until<T>(limit: Duration, mut ask: impl FnMut() -> Result<T>) -> Result<T
     }
 }
 
+/// Waits until nothing is left of what a case has made.
+pub fn until_nothing_is_left(limit: Duration, leftovers: impl Fn() -> Result<Vec<String>>) -> Result<()> {
+    until(limit, || match leftovers()?.as_slice() {
+        [] => Ok(()),
+        left => bail!("left behind: {}", left.join(", ")),
+    })
+}
+
 /// The gap between two questions.
 pub fn breathe() {
     poll(&mut [], PollTimeout::from(10u8)).unwrap_or_default();

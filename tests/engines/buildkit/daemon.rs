@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::calls::{Reply, SOON, bounded, call, until};
+use crate::calls::{Reply, SOON, bounded, call, until, until_nothing_is_left};
 use crate::host::{
     Account, cgroups_below, choose_cgroups, command_line, ended, finds, host, make_private, mounts_below,
     processes, top_cgroups,
@@ -193,20 +193,20 @@ impl Builder {
             .collect()
     }
 
+    /// What is there of steps.
+    fn leftovers(&self) -> Vec<String> {
+        let mut left: Vec<String> =
+            self.steps().iter().map(|pid| format!("process {pid} {}", command_line(*pid))).collect();
+        let parents = self.parents();
+        let cgroups = parents.iter().flat_map(|parent| cgroups_below(parent));
+        let of_steps = cgroups.filter(|path| !parents.contains(path));
+        left.extend(of_steps.map(|path| format!("cgroup {}", path.display())));
+        left
+    }
+
     /// Waits until nothing of a step is there.
     pub fn settle(&self) -> Result<()> {
-        until(SOON, || {
-            let mut left: Vec<String> =
-                self.steps().iter().map(|pid| format!("process {pid} {}", command_line(*pid))).collect();
-            let parents = self.parents();
-            let cgroups = parents.iter().flat_map(|parent| cgroups_below(parent));
-            let of_steps = cgroups.filter(|path| !parents.contains(path));
-            left.extend(of_steps.map(|path| format!("cgroup {}", path.display())));
-            match left.as_slice() {
-                [] => Ok(()),
-                left => bail!("left behind: {}", left.join(", ")),
-            }
-        })
+        until_nothing_is_left(SOON, || Ok(self.leftovers()))
     }
 
     /// The last errors in the daemon's log.

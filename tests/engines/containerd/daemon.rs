@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::calls::{SOON, bounded, call, until};
+use crate::calls::{SOON, bounded, call, until, until_nothing_is_left};
 use crate::host::{
     cgroups_below, choose_cgroups, command_line, ended, finds, host, image, make_private, mounts_below,
     processes_in_our_namespace, top_cgroups,
@@ -205,10 +205,7 @@ impl Daemon {
         if self.home.is_none() {
             return Ok(());
         }
-        let left = until(SOON, || match self.leftovers()?.as_slice() {
-            [] => Ok(()),
-            left => bail!("left behind: {}", left.join(", ")),
-        });
+        let left = until_nothing_is_left(SOON, || self.leftovers());
         let stopped = self.interrupt(Signal::SIGTERM);
         self.sweep()?;
         for parent in top_cgroups(&self.cgroup_parent) {

@@ -1,9 +1,9 @@
 //! What a case has in its hands: containerd, the runtime it is to use, and a clean start.
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::daemon::{Daemon, IMAGE};
-use crate::calls::{Reply, SOON, until};
+use crate::calls::{Reply, SOON, until, until_nothing_is_left};
 use crate::play::Stage;
 
 /// One case with one runtime.
@@ -84,10 +84,7 @@ impl Stage for Scene<'_> {
             self.ctr(&["task", "rm", "-f", id])?;
             removed = removed.and(self.ctr(&["containers", "rm", id])?.exits(0).map(drop));
         }
-        let settled = until(SOON, || match self.daemon.leftovers()?.as_slice() {
-            [] => Ok(()),
-            left => bail!("left behind: {}", left.join(", ")),
-        });
+        let settled = until_nothing_is_left(SOON, || self.daemon.leftovers());
         if settled.is_err() {
             self.daemon.sweep()?;
         }

@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::process::Child;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::client::Client;
 use super::pod::Pod;
-use crate::calls::{Reply, SOON, until};
+use crate::calls::{Reply, SOON, until, until_nothing_is_left};
 use crate::containerd::daemon::{Daemon, STATE};
 use crate::host::{command_line, entries, mounts_below};
 use crate::play::Stage;
@@ -161,10 +161,7 @@ impl Stage for Scene<'_> {
                 .and(self.call("StopPodSandbox", &pod).map(drop))
                 .and(self.call("RemovePodSandbox", &pod).map(drop));
         }
-        let settled = until(SOON, || match self.leftovers()?.as_slice() {
-            [] => Ok(()),
-            left => bail!("left behind: {}", left.join(", ")),
-        });
+        let settled = until_nothing_is_left(SOON, || self.leftovers());
         if settled.is_err() {
             self.daemon.sweep()?;
         }

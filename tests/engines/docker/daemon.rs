@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 
 use super::client::{Client, until};
 use super::leftovers;
+use crate::calls::until_nothing_is_left;
 use crate::host::{
     Account, choose_cgroups, finds, has_systemd, host, make_private, make_volumes, mounts_below,
 };
@@ -171,10 +172,7 @@ impl Daemon {
             return Ok(());
         }
         let stopped = self.stop_process();
-        let left = until(Duration::from_secs(10), || match leftovers::of_engine(self)?.as_slice() {
-            [] => Ok(()),
-            left => bail!("left behind: {}", left.join(", ")),
-        });
+        let left = until_nothing_is_left(Duration::from_secs(10), || leftovers::of_engine(self));
         leftovers::sweep(self)?;
         host("umount", &["-l", &self.volumes().to_string_lossy()])?;
         let mounted = mounts_below(self.home())?;

@@ -2,12 +2,13 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::client::{Reply, until};
 use super::daemon::Daemon;
 use super::leftovers;
 pub use crate::calls::SOON;
+use crate::calls::until_nothing_is_left;
 use crate::host::cgroup_file;
 use crate::play::Stage;
 
@@ -120,10 +121,7 @@ impl Stage for Scene<'_> {
         } else {
             self.docker(&[&["rm", "-f", "-v"], ids.as_slice()].concat())?.exits(0).map(drop)
         };
-        let settled = until(SOON, || match leftovers::of_containers(self.daemon)?.as_slice() {
-            [] => Ok(()),
-            left => bail!("left behind: {}", left.join(", ")),
-        });
+        let settled = until_nothing_is_left(SOON, || leftovers::of_containers(self.daemon));
         if settled.is_err() {
             leftovers::sweep(self.daemon)?;
         }

@@ -6,11 +6,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use crate::calls::{Reply, SOON, bounded, call, until};
+use crate::calls::{Reply, SOON, bounded, call, until, until_nothing_is_left};
 use crate::host::{
     Account, Cgroups, cgroups_below, choose_cgroups, command_line, ended, finds, has_systemd, host, image,
     make_private, make_volumes, mounts_below, processes, processes_in_our_namespace, show_cgroup1_only,
@@ -348,10 +348,7 @@ impl Home {
             let mut migrate = self.command("podman")?;
             call(migrate.args(["system", "migrate"]))?;
         }
-        let left = until(SOON, || match self.leftovers()?.as_slice() {
-            [] => Ok(()),
-            left => bail!("left behind: {}", left.join(", ")),
-        });
+        let left = until_nothing_is_left(SOON, || self.leftovers());
         self.sweep()?;
         if let Some(cgroup) = self.user_cgroup() {
             std::fs::remove_dir(cgroup)?;

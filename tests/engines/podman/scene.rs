@@ -4,10 +4,10 @@ use std::cell::Cell;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 
 use super::home::{Home, User};
-use crate::calls::{Reply, SOON, call, until};
+use crate::calls::{Reply, SOON, call, until, until_nothing_is_left};
 use crate::play::Stage;
 
 /// One case with one runtime.
@@ -124,10 +124,7 @@ impl Stage for Scene<'_> {
     /// Removes the case's pods and containers, and waits until nothing of them is there.
     fn clear(&self) -> Result<()> {
         let removed = if self.kept.get() { self.remove_all() } else { Ok(()) };
-        let settled = until(SOON, || match self.home.leftovers()?.as_slice() {
-            [] => Ok(()),
-            left => bail!("left behind: {}", left.join(", ")),
-        });
+        let settled = until_nothing_is_left(SOON, || self.home.leftovers());
         if settled.is_err() {
             self.home.sweep()?;
         }

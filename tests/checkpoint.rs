@@ -25,13 +25,19 @@ use support::{
 /// Writes one number after the other to the pipe `/lines`.
 const COUNT: &str = "i=0; while :; do i=$((i+1)); echo $i > /lines; sleep 0.2; done";
 
+/// CRIU's program. `None` (with a SKIP line) where it is not installed.
+fn criu() -> Option<&'static str> {
+    let programs = ["/usr/sbin/criu", "/usr/bin/criu", "/usr/local/sbin/criu"];
+    let found = programs.into_iter().find(|path| Path::new(path).exists());
+    if found.is_none() {
+        skip("criu is not installed");
+    }
+    found
+}
+
 /// False (with a SKIP line) where CRIU cannot work.
 fn criu_works() -> bool {
-    let program = ["/usr/sbin/criu", "/usr/bin/criu", "/usr/local/sbin/criu"];
-    let Some(program) = program.iter().find(|path| Path::new(path).exists()) else {
-        skip("criu is not installed");
-        return false;
-    };
+    let Some(program) = criu() else { return false };
     if !as_root() {
         return false;
     }
@@ -566,8 +572,8 @@ fn a_checkpoint_that_fails_leaves_the_container_running_and_says_where_the_log_i
     if !as_root() || !only_berth("another text") {
         return;
     }
-    if !Path::new("/usr/sbin/criu").exists() {
-        return skip("criu is not installed");
+    if criu().is_none() {
+        return;
     }
     let Some(b) = bundle("exec sleep 1000") else { return };
     let c = b.start();
@@ -587,8 +593,8 @@ fn what_cannot_be_saved_is_refused_before_criu_is_asked() {
     if !as_root() || !only_berth("other texts") {
         return;
     }
-    if !Path::new("/usr/sbin/criu").exists() {
-        return skip("criu is not installed");
+    if criu().is_none() {
+        return;
     }
     let Some(b) = bundle("exec sleep 1000") else { return };
     let c = b.create();
@@ -613,8 +619,8 @@ fn directories_that_lead_criu_elsewhere_are_refused() {
     if !as_root() || !only_berth("runc follows links") {
         return;
     }
-    if !Path::new("/usr/sbin/criu").exists() {
-        return skip("criu is not installed");
+    if criu().is_none() {
+        return;
     }
     let Some(b) = bundle("exec sleep 1000") else { return };
     let c = b.start();
@@ -659,8 +665,8 @@ fn images_before_that_are_elsewhere_are_refused_and_not_touched() {
     if !as_root() || !only_berth("runc follows links") {
         return;
     }
-    if !Path::new("/usr/sbin/criu").exists() {
-        return skip("criu is not installed");
+    if criu().is_none() {
+        return;
     }
     let Some(b) = support::mapped_bundle("exec sleep 1000") else { return };
     let [directory, before, secret] = ["images", "before", "secret"].map(|name| b.scratch().join(name));
@@ -729,8 +735,8 @@ fn directories_that_are_others_to_write_to_are_refused() {
     if !as_root() || !only_berth("runc takes any directory") {
         return;
     }
-    if !Path::new("/usr/sbin/criu").exists() {
-        return skip("criu is not installed");
+    if criu().is_none() {
+        return;
     }
     let Some(b) = bundle("exec sleep 1000") else { return };
     let c = b.start();

@@ -142,31 +142,28 @@ impl Argv {
 
     fn criu(&mut self) -> Refused<CriuOptions> {
         Ok(CriuOptions {
-            image_path: self
-                .path("image-path")
-                .filter(|path| !path.as_os_str().is_empty())
-                .unwrap_or_else(|| "checkpoint".into()),
-            work_path: self.path("work-path").filter(|path| !path.as_os_str().is_empty()),
+            image_path: self.given("image-path").map_or_else(|| "checkpoint".into(), PathBuf::from),
+            work_path: self.given("work-path").map(PathBuf::from),
             tcp_established: self.on("tcp-established"),
             ext_unix_sk: self.on("ext-unix-sk"),
             shell_job: self.on("shell-job"),
             file_locks: self.on("file-locks"),
             lazy_pages: self.on("lazy-pages"),
             auto_dedup: self.on("auto-dedup"),
-            empty_network: self.choice_unless_empty("empty-ns", EMPTY_NAMESPACES)?.unwrap_or_default(),
-            cgroups_mode: self.choice_unless_empty("manage-cgroups-mode", CGROUPS_MODES)?,
-            network_lock: self.choice_unless_empty("network-lock", NETWORK_LOCKS)?,
+            empty_network: self.given_choice("empty-ns", EMPTY_NAMESPACES)?.unwrap_or_default(),
+            cgroups_mode: self.given_choice("manage-cgroups-mode", CGROUPS_MODES)?,
+            network_lock: self.given_choice("network-lock", NETWORK_LOCKS)?,
         })
     }
 
     fn checkpoint(&mut self) -> Refused<CheckpointOptions> {
-        let page_server = self.text("page-server")?.filter(|text| !text.is_empty());
+        let page_server = self.given_text("page-server")?;
         // what others have as the default value
-        let status_fd = self.text("status-fd")?.filter(|text| !text.is_empty() && text != "-1");
+        let status_fd = self.given_text("status-fd")?.filter(|text| text != "-1");
         Ok(CheckpointOptions {
             id: self.id()?,
             criu: self.criu()?,
-            parent_path: self.path("parent-path").filter(|path| !path.as_os_str().is_empty()),
+            parent_path: self.given("parent-path").map(PathBuf::from),
             leave_running: self.on("leave-running"),
             pre_dump: self.on("pre-dump"),
             tcp_skip_in_flight: self.on("tcp-skip-in-flight"),
@@ -187,8 +184,8 @@ impl Argv {
             run: self.run()?,
             criu: self.criu()?,
             tcp_close: self.on("tcp-close"),
-            lsm_profile: self.text("lsm-profile")?.filter(|text| !text.is_empty()),
-            lsm_mount_context: self.text("lsm-mount-context")?.filter(|text| !text.is_empty()),
+            lsm_profile: self.given_text("lsm-profile")?,
+            lsm_mount_context: self.given_text("lsm-mount-context")?,
         })
     }
 
@@ -201,11 +198,10 @@ impl Argv {
         Ok(KillOptions { id, signal: number, all: self.on("all") })
     }
 
-    /// An empty value is none: what a script gives that sets nothing.
     fn update(&mut self) -> Refused<UpdateOptions> {
         let mut limits = Vec::new();
         for (option, field, kind) in LIMITS {
-            let Some(text) = self.text(option)?.filter(|text| !text.is_empty()) else { continue };
+            let Some(text) = self.given_text(option)? else { continue };
             let value = match kind {
                 Kind::Size => size(&text).map(LimitValue::Number),
                 Kind::Number => text.parse().ok().map(LimitValue::Number),
@@ -221,7 +217,7 @@ impl Argv {
         }
         let mut rdt = Vec::new();
         for (name, start) in [("l3-cache-schema", "L3:"), ("mem-bw-schema", "MB:")] {
-            let Some(line) = self.text(name)?.filter(|line| !line.is_empty()) else { continue };
+            let Some(line) = self.given_text(name)? else { continue };
             if !line.starts_with(start) || line.contains('\n') {
                 return Err(format!("invalid value {line:?} for --{name}: give a line {start}..."));
             }
@@ -229,7 +225,7 @@ impl Argv {
         }
         Ok(UpdateOptions {
             rdt,
-            resources: self.path("resources").filter(|path| !path.as_os_str().is_empty()),
+            resources: self.given("resources").map(PathBuf::from),
             id: self.id()?,
             limits,
         })
@@ -367,9 +363,17 @@ impl Argv {
         self.os(name).map(|value| one_of(name, value, words)).transpose()
     }
 
-    /// An empty value is none.
-    fn choice_unless_empty<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Refused<Option<T>> {
-        self.os(name).filter(|value| !value.is_empty()).map(|value| one_of(name, value, words)).transpose()
+    /// An empty value is none: what a script gives that sets nothing.
+    fn given(&mut self, name: &str) -> Option<OsString> {
+        self.os(name).filter(|value| !value.is_empty())
+    }
+
+    fn given_text(&mut self, name: &str) -> Refused<Option<String>> {
+        self.given(name).map(|value| text(name, value)).transpose()
+    }
+
+    fn given_choice<T: Copy>(&mut self, name: &str, words: &[(&str, T)]) -> Refused<Option<T>> {
+        self.given(name).map(|value| one_of(name, value, words)).transpose()
     }
 
     /// Every value of an option.

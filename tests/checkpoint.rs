@@ -86,18 +86,25 @@ fn images(b: &Bundle) -> String {
 
 fn checkpoint(b: &Bundle, id: &str, flags: &[&str]) -> Said {
     let path = images(b);
-    b.say(&[&["checkpoint", "--image-path", path.as_str()], flags, &[id]].concat())
+    let said = b.say(&[&["checkpoint", "--image-path", path.as_str()], flags, &[id]].concat());
+    tell_log(&said, &path, "dump.log");
+    said
 }
 
 fn try_restore(b: &Bundle, id: &str, flags: &[&str]) -> Said {
     let path = images(b);
     let said = b.launching("restore", &[&["--image-path", path.as_str()], flags].concat(), id).end();
+    tell_log(&said, &path, "restore.log");
+    said
+}
+
+/// The end of CRIU's log, when it has failed.
+fn tell_log(said: &Said, images: &str, log: &str) {
     if said.err.contains("criu failed") {
-        let log = fs::read_to_string(Path::new(&path).join("restore.log")).unwrap_or_default();
+        let log = fs::read_to_string(Path::new(images).join(log)).unwrap_or_default();
         let lines: Vec<&str> = log.lines().collect();
         println!("{}", lines[lines.len().saturating_sub(60)..].join("\n"));
     }
-    said
 }
 
 fn pid(b: &Bundle, id: &str) -> i32 {

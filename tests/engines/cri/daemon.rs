@@ -66,9 +66,9 @@ fn prepare(home: &Path) -> Result<()> {
 
 fn plugins(home: &Path, runtime: &Path) -> String {
     let cri = "plugins.\"io.containerd.grpc.v1.cri\"";
-    // a test's processes may not be allowed to make themselves less likely to be killed
+    // a test's processes may not be allowed to make themselves less likely to be killed; limits of huge pages are off by default
     let mut text = format!(
-        "[{cri}]\nsandbox_image = \"{PAUSE}\"\nrestrict_oom_score_adj = true\n\
+        "[{cri}]\nsandbox_image = \"{PAUSE}\"\nrestrict_oom_score_adj = true\ndisable_hugetlb_controller = false\n\
          [{cri}.cni]\nbin_dir = \"{}\"\nconf_dir = \"{}/networks\"\n",
         network_plugins().unwrap_or_default(),
         home.display()

@@ -10,11 +10,11 @@ use anyhow::{Context, Result, bail};
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use serde_path_to_error::Segment;
 
 use crate::credentials::{kernel_has_more, unknown_capabilities};
 use crate::error::hinted;
 use crate::findings::Findings;
+use crate::json_path::JsonPath;
 use crate::platforms;
 use crate::spec::VERSION;
 
@@ -246,65 +246,42 @@ fn decode<T: DeserializeOwned>(
     mend: impl FnOnce(&mut Value, &mut Findings),
     findings: &mut Findings,
 ) -> Result<T> {
-    if let Ok(value) = serde_json::from_slice(text) {
-        return Ok(value);
-    }
+    let first = match serde_json::from_slice(text) {
+        Ok(value) => return Ok(value),
+        Err(error) => error,
+    };
     // a syntax error says its line and column
     let mut value: Value = serde_json::from_slice(text).context("broken JSON")?;
     drop_nulls(&mut value);
     mend(&mut value, findings);
-    let tracked = |text: &[u8]| {
-        serde_path_to_error::deserialize::<_, T>(&mut serde_json::Deserializer::from_slice(text))
-    };
-    let first = tracked(text).err();
+    let first_field = JsonPath::of(&first, text);
     let mut last = String::new();
     for _ in 0..MAX_WRONG_FIELDS {
-        let error = match tracked(&serde_json::to_vec(&value)?) {
+        let text = serde_json::to_vec(&value)?;
+        let error = match serde_json::from_slice::<T>(&text) {
             Ok(decoded) => return Ok(decoded),
             Err(error) => error,
         };
-        let field = error.path().to_string();
+        let path = JsonPath::of(&error, &text);
+        let field = path.to_string();
         // what had to be taken out is then missing in what is around it, which says nothing new
         if !last.starts_with(&field) {
             // the place is in the text as it is now; that of the original counts
-            let why = error.inner().to_string();
+            let why = error.to_string();
             let why = why.split(" at line ").next().unwrap_or_default();
-            let place = match first.as_ref().filter(|first| first.path().to_string() == field) {
-                Some(first) => format!(" (line {}, column {})", first.inner().line(), first.inner().column()),
-                None => String::new(),
+            let place = if path == first_field {
+                format!(" (line {}, column {})", first.line(), first.column())
+            } else {
+                String::new()
             };
             findings.problem(field.clone(), format!("{why}{place}"));
         }
-        if !remove(&mut value, error.path()) {
-            bail!("{field}: {}", error.inner());
+        if !path.remove_from(&mut value) {
+            bail!("{field}: {error}");
         }
         last = field;
     }
     bail!("{last} and {MAX_WRONG_FIELDS} other fields are wrong")
-}
-
-/// Takes the value at a path out, so that the rest can be looked at. False at the top.
-fn remove(value: &mut Value, path: &serde_path_to_error::Path) -> bool {
-    let segments: Vec<&Segment> = path.iter().collect();
-    let Some((last, before)) = segments.split_last() else { return false };
-    let mut at = value;
-    for segment in before {
-        let next = match segment {
-            Segment::Seq { index } => at.get_mut(*index),
-            Segment::Map { key } => at.get_mut(key.as_str()),
-            Segment::Enum { .. } | Segment::Unknown => None,
-        };
-        let Some(next) = next else { return false };
-        at = next;
-    }
-    match (last, at) {
-        (Segment::Seq { index }, Value::Array(elements)) if *index < elements.len() => {
-            elements.remove(*index);
-            true
-        }
-        (Segment::Map { key }, Value::Object(members)) => members.remove(key.as_str()).is_some(),
-        _ => false,
-    }
 }
 
 fn drop_nulls(value: &mut Value) {

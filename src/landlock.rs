@@ -16,6 +16,7 @@ use nix::sys::stat::{Mode, SFlag, fstat};
 use serde::{Deserialize, Serialize};
 
 use crate::findings::Findings;
+use crate::json_path::JsonPath;
 use crate::sys::landlock::{self as sys, Handled};
 use crate::sys::paths::open_in_root;
 
@@ -255,13 +256,12 @@ fn parse(text: &str, findings: &mut Findings) -> Option<Value> {
             return None;
         }
     }
-    let mut reader = serde_json::Deserializer::from_str(text);
-    match serde_path_to_error::deserialize(&mut reader) {
+    match serde_json::from_str(text) {
         Ok(value) => Some(value),
         Err(error) => {
-            let path = error.path().to_string();
+            let path = JsonPath::of(&error, text.as_bytes()).to_string();
             let name = if path == "." { String::new() } else { path };
-            findings.problem(field(&name), error.into_inner().to_string());
+            findings.problem(field(&name), error.to_string());
             None
         }
     }

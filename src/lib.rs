@@ -27,6 +27,7 @@ pub mod host_features;
 pub mod id_maps;
 pub mod inherited;
 pub mod init;
+mod json_path;
 pub mod known;
 pub mod landlock;
 pub mod listener;

@@ -65,8 +65,15 @@ impl Runtime<'_> {
         Root::open(&self.root.path)
     }
 
-    /// The directory of a container; without a root there is no container.
+    /// The directory of a container that something is to be done with.
     pub(crate) fn find(&self, id: &str) -> Result<Directory> {
+        let directory = self.look_up(id)?;
+        directory.check_owner()?;
+        Ok(directory)
+    }
+
+    /// The directory of a container; without a root there is no container.
+    fn look_up(&self, id: &str) -> Result<Directory> {
         match self.open_root() {
             Ok(root) => root.container(id),
             Err(error) if crate::error::errno(&error) == Some(Errno::ENOENT) => {
@@ -150,7 +157,7 @@ impl Runtime<'_> {
         }
         let made = self.make(&options.create, purpose)?;
         let Made { directory, state, init, terminal } = made;
-        let relay = notify::Relay::make(&directory, &state)?;
+        let relay = notify::Relay::make(&directory, &state, self.log)?;
         // the container is whole: from here on it may take as long as it lives, and others must be able to stop it
         let directory = directory.unlock();
         let result = init.release().and_then(|released| {
@@ -198,7 +205,7 @@ impl Runtime<'_> {
         if !state.startable {
             return self.start_nothing(&state);
         }
-        let relay = notify::Relay::make(&directory, &state)?;
+        let relay = notify::Relay::make(&directory, &state, self.log)?;
         let channel = gate::start(&directory)?;
         let init = Pid::from_raw(state.init.map_or(0, |init| init.pid));
         if let Err(error) = process::wait_for_program(&channel, init, state.cgroup.as_ref()) {
@@ -240,7 +247,7 @@ impl Runtime<'_> {
 
     /// What `state` shows.
     pub fn state(&self, id: &str) -> Result<Seen> {
-        see(&self.find(id)?)
+        see(&self.look_up(id)?)
     }
 
     /// What `list` shows. A damaged container is named in a warning and the others are listed.

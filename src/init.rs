@@ -235,6 +235,9 @@ fn build<'p>(kit: &mut Kit, plan: &'p Plan) -> Result<Option<Ready<'p>>> {
     let mut rootfs = rootfs::prepare(&plan.rootfs, &mut |index| {
         request(&kit.channel, &FromInit::Mount { index })?.context("no mount came for it").map(Into::into)
     })?;
+    for warning in std::mem::take(&mut rootfs.warnings) {
+        kit.channel.send(&FromInit::Warn(warning), None)?;
+    }
     if !(plan.hooks.prestart.is_empty() && plan.hooks.create_runtime.is_empty()) {
         request(&kit.channel, &FromInit::Hooks)?;
     }

@@ -13,12 +13,15 @@ use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, bind, recv, sendmsg, socket,
+    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, bind, connect, recv, sendmsg,
+    socket,
 };
 use nix::sys::stat::{FchmodatFlags, Mode, fchmodat, mkdirat};
 use nix::unistd::{Pid, pipe2};
 use oci_spec::runtime::{MountBuilder, Spec};
 
+use crate::error::text;
+use crate::log::Log;
 use crate::state::{Directory, State};
 
 /// The directory's name in the state directory.
@@ -52,6 +55,14 @@ pub fn make_directory(directory: &Directory) -> Result<()> {
         .with_context(|| format!("make {:?}", directory.path().join(DIRECTORY)))
 }
 
+/// A path, or an abstract name behind an `@`.
+fn address_of(manager: &Path) -> nix::Result<UnixAddr> {
+    match manager.as_os_str().as_bytes().strip_prefix(b"@") {
+        Some(name) => UnixAddr::new_abstract(name),
+        None => UnixAddr::new(manager),
+    }
+}
+
 /// Our end of the container's socket.
 #[derive(Debug)]
 pub struct Relay {
@@ -60,9 +71,21 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Makes the socket, before the program starts.
-    pub fn make(directory: &Directory, state: &State) -> Result<Option<Self>> {
+    /// Makes the socket, before the program starts. Where no manager listens nobody waits for the program: a variable that
+    /// was left over is worth a warning.
+    pub fn make(directory: &Directory, state: &State, log: &Log) -> Result<Option<Self>> {
         let Some(manager) = state.notify_socket.clone() else { return Ok(None) };
+        let listens = || -> Result<()> {
+            let ours = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
+            Ok(connect(ours.as_raw_fd(), &address_of(&manager)?)?)
+        };
+        if let Err(error) = listens() {
+            log.warn(&format!(
+                "NOTIFY_SOCKET: {manager:?}: {}: nobody is told when the container is ready",
+                text(&error)
+            ));
+            return Ok(None);
+        }
         let make = || -> nix::Result<OwnedFd> {
             let ours = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)?;
             directory.remove_file(SOCKET)?;
@@ -117,12 +140,7 @@ impl Relay {
         let context = || format!("NOTIFY_SOCKET: send to {:?}", self.manager);
         let ours = socket(AddressFamily::Unix, SockType::Datagram, SockFlag::SOCK_CLOEXEC, None)
             .with_context(context)?;
-        let name = self.manager.as_os_str().as_bytes();
-        let address = match name.strip_prefix(b"@") {
-            Some(name) => UnixAddr::new_abstract(name),
-            None => UnixAddr::new(&self.manager),
-        }
-        .with_context(context)?;
+        let address = address_of(&self.manager).with_context(context)?;
         let send = |bytes: &[u8], control: &[ControlMessage<'_>]| {
             sendmsg(ours.as_raw_fd(), &[IoSlice::new(bytes)], control, MsgFlags::MSG_NOSIGNAL, Some(&address))
                 .with_context(context)

@@ -75,6 +75,8 @@ pub struct Plan {
     root: PathBuf,
     read_only: bool,
     user_namespace: bool,
+    /// The runtime process may clone mounts of the host.
+    may_mount: bool,
     switch: Switch,
     /// What all mounts of the new mount namespace become; `None` leaves them (there is no namespace of our own).
     host_propagation: Option<u64>,
@@ -127,7 +129,9 @@ pub fn plan(spec: &Spec, facts: &Facts<'_>, findings: &mut Findings) -> Plan {
         .enumerate()
         .map(|(index, mount)| {
             let mut step = Step::plan(index, mount, facts, mount_label.as_deref(), findings);
-            step.peer = step.options.shared() || shared && step.options.propagation.is_empty();
+            // an ordinary user has no mounts of the host that others could be peers of
+            step.peer =
+                facts.may_mount && (step.options.shared() || shared && step.options.propagation.is_empty());
             step
         })
         .collect();
@@ -136,7 +140,14 @@ pub fn plan(spec: &Spec, facts: &Facts<'_>, findings: &mut Findings) -> Plan {
     let devices = Devices::plan(configured, facts.user_namespace, findings);
     let masked = linux.and_then(|linux| linux.masked_paths().as_deref()).unwrap_or_default();
     let read_only_paths = linux.and_then(|linux| linux.readonly_paths().as_deref()).unwrap_or_default();
-    let read_only = root.and_then(|root| root.readonly()).unwrap_or(false);
+    let masked = absolute(masked, "linux.maskedPaths", findings);
+    let read_only_paths = absolute(read_only_paths, "linux.readonlyPaths", findings);
+    let is_root = |path: &PathBuf| path.as_os_str().is_empty();
+    if masked.iter().any(is_root) {
+        findings.warn("linux.maskedPaths", "\"/\" is not masked: nothing could run");
+    }
+    let read_only =
+        root.and_then(|root| root.readonly()).unwrap_or(false) || read_only_paths.iter().any(is_root);
     if !facts.mount_namespace {
         for (field, used) in [
             ("linux.maskedPaths", !masked.is_empty()),
@@ -156,6 +167,7 @@ pub fn plan(spec: &Spec, facts: &Facts<'_>, findings: &mut Findings) -> Plan {
         root: root_path,
         read_only,
         user_namespace: facts.user_namespace,
+        may_mount: facts.may_mount,
         switch: match (facts.mount_namespace, facts.no_pivot) {
             (true, false) => Switch::Pivot,
             (true, true) => Switch::Move,
@@ -165,8 +177,8 @@ pub fn plan(spec: &Spec, facts: &Facts<'_>, findings: &mut Findings) -> Plan {
         root_propagation,
         steps,
         devices: (!host_dev).then_some(devices),
-        masked: absolute(masked, "linux.maskedPaths", findings),
-        read_only_paths: absolute(read_only_paths, "linux.readonlyPaths", findings),
+        masked: masked.into_iter().filter(|path| !is_root(path)).collect(),
+        read_only_paths: read_only_paths.into_iter().filter(|path| !is_root(path)).collect(),
         terminal: facts.terminal,
     }
 }

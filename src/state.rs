@@ -375,6 +375,19 @@ impl Directory {
         self.fd.as_fd()
     }
 
+    /// Refuses a directory that another user has made, root aside: its state would choose the processes that are killed and the
+    /// hooks that are run with the caller's rights.
+    pub fn check_owner(&self) -> Result<()> {
+        let owner = nix::sys::stat::fstat(&self.fd).with_context(|| format!("stat {:?}", self.path))?.st_uid;
+        if owner == 0 || owner == nix::unistd::geteuid().as_raw() {
+            return Ok(());
+        }
+        Err(hinted(
+            format!("container {:?}: {:?} belongs to user {owner}", self.id, self.path),
+            "only that user can do this: what the directory says would be done with your rights",
+        ))
+    }
+
     /// True when the directory is no longer the one that its name leads to.
     pub fn is_gone(&self) -> bool {
         let (Ok(ours), Ok(named)) = (nix::sys::stat::fstat(&self.fd), nix::sys::stat::lstat(&self.path))

@@ -346,6 +346,25 @@ fn readonly_paths_can_be_read_but_not_written() {
 }
 
 #[test]
+fn a_readonly_path_can_be_the_root_and_a_masked_one_not() {
+    let Some(mut b) = bundle("touch /x; echo $?") else { return };
+    if !only_berth("the root cannot be mounted over, which is all that others try") {
+        return;
+    }
+    for root in ["/", "//", "/data/.."] {
+        b = b.with(|c| c["linux"]["readonlyPaths"] = json!([root]));
+        assert_eq!(b.run().ok().out, "1\n", "{root}");
+    }
+    let b = b.with(|c| {
+        c["linux"]["readonlyPaths"] = json!([]);
+        c["linux"]["maskedPaths"] = json!(["/"]);
+    });
+    let said = b.run().ok();
+    assert_eq!(said.out, "0\n");
+    assert!(said.err.contains("linux.maskedPaths: \"/\" is not masked"), "{said:?}");
+}
+
+#[test]
 fn a_readonly_root_is_read_only() {
     let Some(b) = bundle("touch /x; echo $?; touch /dev/x; echo $?; cat /proc/self/mountinfo") else {
         return;

@@ -57,3 +57,23 @@ fn start_returns_when_the_program_ends_without_being_ready() {
     Running::start(command.env("NOTIFY_SOCKET", &path), b.scratch()).end().ok();
     b.say(&["start", &b.id]).ok();
 }
+
+#[test]
+fn where_no_manager_listens_nobody_waits_for_the_program() {
+    let Some(b) = bundle("exec sleep 1000") else { return };
+    if !only_berth("the others ignore it or fail") {
+        return;
+    }
+    for manager in ["/nonexistent/manager", "@berth-nobody-listens", "/etc/passwd", "relative"] {
+        let mut command = b.launch_command("run", &["--detach"], &b.id);
+        let said = Running::start(command.env("NOTIFY_SOCKET", manager), b.scratch()).end().ok();
+        let warning = format!("NOTIFY_SOCKET: {manager:?}: ");
+        assert!(said.err.contains(&warning) && said.err.contains("nobody is told"), "{said:?}");
+        b.say(&["delete", "--force", &b.id]).ok();
+    }
+    let mut command = b.launch_command("create", &[], &b.id);
+    Running::start(command.env("NOTIFY_SOCKET", "/nonexistent/manager"), b.scratch()).end().ok();
+    let said = b.say(&["start", &b.id]).ok();
+    assert!(said.err.contains("nobody is told"), "{said:?}");
+    assert_eq!(b.say(&["state", &b.id]).ok().json()["status"], "running");
+}

@@ -6,12 +6,12 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 
 use serde_json::{Value, json};
 use support::user::{FIRST, USER, as_user, command, in_own_view, users, with_ranges, without_user_namespace};
-use support::{Bundle, say};
+use support::{Bundle, mountinfo, say};
 
 /// What a user with ranges maps: itself and then the ranges.
 fn ranges(count: u32) -> Value {
@@ -211,6 +211,75 @@ fn sysfs_and_devices_that_a_user_may_not_make_are_the_host_s() {
     });
     b.save();
     as_user(&b, &["run", &b.id]).fails(1, "open the host's node");
+}
+
+#[test]
+fn a_mount_can_be_shared_among_the_user_s_own() {
+    let Some(b) = users("cat /proc/self/mountinfo") else { return };
+    let b = b.mount("/data", "bind", "/opt", &["rbind", "rshared"]);
+    b.save();
+    let said = as_user(&b, &["run", &b.id]).ok();
+    assert!(
+        mountinfo(&said.out)
+            .iter()
+            .any(|m| m.point == "/data" && m.tags.iter().any(|tag| tag.starts_with("shared:"))),
+        "{said:?}"
+    );
+    let b = b.with(|c| {
+        c["mounts"].as_array_mut().unwrap().pop();
+        c["linux"]["rootfsPropagation"] = json!("rshared");
+    });
+    b.save();
+    as_user(&b, &["run", &b.id]).ok();
+}
+
+#[test]
+fn options_of_the_host_s_mount_stay_where_they_are_locked() {
+    let Some(b) = users("touch /data/x; echo $?; cat /proc/self/mountinfo") else { return };
+    let b = b.mount("/data", "bind", "/mnt", &["rbind", "rw", "exec", "noatime"]);
+    b.save();
+    let script = "mount -t tmpfs -o ro,noexec,nosuid,mode=755 source /mnt &&";
+    let said = say(&mut in_own_view(script, "", &command(&b, &["run", &b.id]))).ok();
+    assert!(said.out.starts_with("1\n"), "{said:?}");
+    for kept in ["ro", "noexec"] {
+        let warning =
+            format!("\"/data\" keeps the host's option \"{kept}\", which is locked in a user namespace");
+        assert!(said.err.contains(&warning), "{said:?}");
+    }
+    let mounts = mountinfo(&said.out);
+    let data = mounts.iter().find(|m| m.point == "/data").unwrap();
+    assert!(data.has("ro") && data.has("noexec") && data.has("nosuid"), "{data:?}");
+    // without mounts of its own to clear, nothing is to be said
+    assert!(!said.err.contains("nosuid"), "{said:?}");
+}
+
+#[test]
+fn a_container_of_another_user_is_not_acted_on() {
+    let Some(b) = users("exec sleep 1000") else { return };
+    let ours = b.scratch().join("runtime-dir/berth");
+    as_user(&b, &["create", &b.id]).ok();
+    let path = ours.join(&b.id);
+    let (uid, gid) = (fs::metadata(&path).unwrap().uid(), fs::metadata(&path).unwrap().gid());
+    chown(&path, Some(USER + 1), Some(gid)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
+    for args in [
+        ["start", &b.id].as_slice(),
+        &["kill", &b.id],
+        &["delete", "--force", &b.id],
+        &["exec", &b.id, "true"],
+        &["pause", &b.id],
+        &["update", "--pids-limit", "5", &b.id],
+    ] {
+        let why = format!("berth/{}\" belongs to user {}", b.id, USER + 1);
+        as_user(&b, args).fails(if args[0] == "exec" { 255 } else { 1 }, &why);
+        // root's rights are none to lend either
+        let as_root = [&["--root", ours.to_str().unwrap()], args].concat();
+        say(&mut command(&b, &as_root)).fails(if args[0] == "exec" { 255 } else { 1 }, &why);
+    }
+    // looking is harmless
+    assert_eq!(as_user(&b, &["state", &b.id]).ok().json()["status"], "created");
+    chown(&path, Some(uid), Some(gid)).unwrap();
+    as_user(&b, &["delete", "--force", &b.id]).ok();
 }
 
 #[test]

@@ -141,7 +141,7 @@ impl Runtime<'_> {
     /// The program was ready when it was saved, and will not say so again.
     fn tell_ready(&self, directory: &Directory, state: &State) -> Result<()> {
         let Some(init) = state.init else { return Ok(()) };
-        match notify::Relay::make(directory, state)? {
+        match notify::Relay::make(directory, state, self.log)? {
             Some(relay) => relay.tell(b"READY=1", Pid::from_raw(init.pid)),
             None => Ok(()),
         }

@@ -65,6 +65,10 @@ fn open_clone(step: &Step, path: &Path) -> nix::Result<MountFd> {
 fn source_error(errno: Errno) -> anyhow::Error {
     match errno {
         Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES => hinted(reason(errno), SOURCE_HINT),
+        Errno::EINVAL => hinted(
+            format!("open_tree of the source: {}", reason(errno)),
+            "what the host has mounted below it is locked to it in a user namespace: take the option \"rbind\"",
+        ),
         other => anyhow::Error::new(other).context("open_tree of the source"),
     }
 }
@@ -117,7 +121,11 @@ impl Attach<'_> {
         match open_clone(self.step, path) {
             Ok(clone) => Ok(clone),
             // EINVAL: mounts below the source that are locked together in this namespace
-            Err(Errno::EACCES | Errno::EPERM | Errno::EINVAL) if self.plan.user_namespace => self.ask(),
+            Err(Errno::EACCES | Errno::EPERM | Errno::EINVAL)
+                if self.plan.user_namespace && self.plan.may_mount =>
+            {
+                self.ask()
+            }
             Err(errno) => Err(source_error(errno)).with_context(|| title(self.step)),
         }
     }
@@ -163,22 +171,53 @@ impl Attach<'_> {
     }
 
     /// Attributes and propagation of a mount that is detached yet.
-    pub fn change(&self, mount: BorrowedFd<'_>) -> Result<()> {
+    pub fn change(&mut self, mount: BorrowedFd<'_>) -> Result<()> {
         let options = &self.step.options;
-        for (attributes, tree) in [(&options.recursive, true), (&options.attributes, false)] {
-            if !attributes.is_empty() {
-                set(mount, attributes, tree).map_err(|error| {
-                    if crate::error::errno(&error) == Some(Errno::EPERM) && self.plan.user_namespace {
-                        return hinted(
-                            format!("change its attributes: {}", reason(Errno::EPERM)),
-                            "the host's options of this mount are locked in a user namespace: leave out what clears them",
-                        );
-                    }
-                    error.context("change its attributes")
-                })?;
+        if !options.recursive.is_empty() {
+            set(mount, &options.recursive, true).map_err(|error| self.refused(error))?;
+        }
+        if !options.attributes.is_empty() {
+            match set(mount, &options.attributes, false) {
+                Err(error) if self.is_locked(&error) => self.keep_locked(mount, options.attributes)?,
+                result => result.context("change its attributes")?,
             }
         }
         self.propagate(mount)
+    }
+
+    fn is_locked(&self, error: &anyhow::Error) -> bool {
+        crate::error::errno(error) == Some(Errno::EPERM) && self.plan.user_namespace
+    }
+
+    fn refused(&self, error: anyhow::Error) -> anyhow::Error {
+        if self.is_locked(&error) {
+            return hinted(
+                format!("change its attributes: {}", reason(Errno::EPERM)),
+                "the host's options of this mount are locked in a user namespace: leave out what clears them",
+            );
+        }
+        error.context("change its attributes")
+    }
+
+    /// Options of the host's mount that may not be cleared in a user namespace (mount_namespaces(7)) stay, with a warning: engines
+    /// say "rw" of every volume that nobody has called read-only.
+    fn keep_locked(&mut self, mount: BorrowedFd<'_>, wanted: MountAttr) -> Result<()> {
+        let mut rest = MountAttr { clear: 0, ..wanted };
+        for (bits, word) in attr::CLEARED {
+            if wanted.clear & bits == 0 {
+                continue;
+            }
+            let one = MountAttr { set: wanted.set & bits, clear: *bits, ..MountAttr::default() };
+            rest.set &= !bits;
+            match set(mount, &one, false) {
+                Err(error) if self.is_locked(&error) => self.rootfs.warnings.push(format!(
+                    "{}: {:?} keeps the host's option {word:?}, which is locked in a user namespace",
+                    self.step.field, self.step.destination
+                )),
+                result => result.context("change its attributes")?,
+            }
+        }
+        set(mount, &rest, false).map_err(|error| self.refused(error))
     }
 
     fn propagate(&self, mount: BorrowedFd<'_>) -> Result<()> {

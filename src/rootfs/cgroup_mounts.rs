@@ -58,7 +58,7 @@ impl Attach<'_> {
         self.place(mount, target)
     }
 
-    fn own_cgroup(&self, path: &Path) -> Result<MountFd> {
+    fn own_cgroup(&mut self, path: &Path) -> Result<MountFd> {
         let title = || format!("bind the container's cgroup {path:?}");
         let directory = open(path, directory_flags(), Mode::empty()).with_context(title)?;
         let mount = MountFd::clone_of(directory.as_fd(), true).with_context(title)?;

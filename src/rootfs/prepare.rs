@@ -23,6 +23,8 @@ pub struct Rootfs {
     pub(super) read_only: Vec<(String, OwnedFd)>,
     /// Every mount with the index of its step, where they are asked for.
     pub(super) kept: Option<Vec<(usize, OwnedFd)>>,
+    /// What is not as the configuration wants it, which is no reason to give up.
+    pub warnings: Vec<String>,
 }
 
 impl Rootfs {
@@ -43,7 +45,8 @@ pub fn prepare(plan: &Plan, source: &mut dyn FnMut(usize) -> Result<MountFd>) ->
     }
     let null = if plan.masked.is_empty() { None } else { Some(restrict::host_null()?) };
     let root = bind_root(plan).with_context(|| format!("root.path: bind {:?}", plan.root))?;
-    let mut rootfs = Rootfs { root: root.into(), null, read_only: Vec::new(), kept: None };
+    let mut rootfs =
+        Rootfs { root: root.into(), null, read_only: Vec::new(), kept: None, warnings: Vec::new() };
     for (index, step) in plan.steps.iter().enumerate() {
         let clone = peers.get_mut(index).and_then(Option::take);
         let mut attach = Attach { plan, step, index, rootfs: &mut rootfs, source };

@@ -284,7 +284,13 @@ fn whole_mount(point: &Path, attributes: u64) -> Result<MountFd> {
 /// The root with everything in it that mount points are made in, as at `create`.
 fn furnish(plan: &Plan, source: &mut dyn FnMut(usize) -> Result<MountFd>) -> Result<Rootfs> {
     let root = bind_root(plan).with_context(|| format!("root.path: bind {:?}", plan.root))?;
-    let mut rootfs = Rootfs { root: root.into(), null: None, read_only: Vec::new(), kept: Some(Vec::new()) };
+    let mut rootfs = Rootfs {
+        root: root.into(),
+        null: None,
+        read_only: Vec::new(),
+        kept: Some(Vec::new()),
+        warnings: Vec::new(),
+    };
     for (index, step) in plan.steps.iter().enumerate() {
         let harmless = match &step.kind {
             Kind::Bind(_) | Kind::HostSys => true,

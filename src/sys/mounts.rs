@@ -48,6 +48,16 @@ pub mod attr {
     pub const IDMAP: u64 = 0x10_0000;
     /// Symbolic links are not followed.
     pub const NOSYMFOLLOW: u64 = 0x20_0000;
+    /// What can be cleared one by one, and the option that says it is set.
+    pub const CLEARED: &[(u64, &str)] = &[
+        (RDONLY, "ro"),
+        (NOSUID, "nosuid"),
+        (NODEV, "nodev"),
+        (NOEXEC, "noexec"),
+        (ATIME, "atime"),
+        (NODIRATIME, "nodiratime"),
+        (NOSYMFOLLOW, "nosymfollow"),
+    ];
 }
 
 /// mount_attr of mount_setattr(2).

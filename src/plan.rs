@@ -183,6 +183,13 @@ impl Program {
     }
 }
 
+/// Where the caller is in the v1 hierarchies in which the container gets no cgroup of its own.
+fn inherited_cgroups(host: &Host, own: &[(String, PathBuf)]) -> Vec<(String, PathBuf)> {
+    let others =
+        host.layout.v1.iter().filter(|hierarchy| own.iter().all(|(name, _)| *name != hierarchy.name));
+    others.filter_map(|other| Some((other.name.clone(), other.mount.join(other.own.as_ref()?)))).collect()
+}
+
 /// Decides what `create` does. Every problem of the configuration goes to `findings`; with one there, the plan is not to
 /// be carried out.
 pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings: &mut Findings) -> Plan {
@@ -190,6 +197,7 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
     let namespaces =
         namespaces::plan(linux, spec.hostname().as_deref(), spec.domainname().as_deref(), findings);
     let cgroup = cgroup(spec, request, host, &namespaces, findings);
+    let cgroups = cgroup.as_ref().map(|plan| plan.cgroup().mount_sources()).unwrap_or_default();
     let facts = rootfs::Facts {
         bundle,
         user_namespace: namespaces.has(Kind::User) || host.user_namespace,
@@ -200,7 +208,8 @@ pub fn make(spec: &Spec, bundle: &Path, request: &Request, host: &Host, findings
         network_namespace: namespaces.creates(Kind::Network)
             || namespaces.joins(Kind::Network) && !namespaces.creates(Kind::User),
         cgroup_namespace: namespaces.has(Kind::Cgroup),
-        cgroups: cgroup.as_ref().map(|plan| plan.cgroup().mount_sources()).unwrap_or_default(),
+        inherited_cgroups: inherited_cgroups(host, &cgroups),
+        cgroups,
         cgroup_v2: cgroup.as_ref().is_some_and(|plan| plan.cgroup().is_v2()),
         no_pivot: request.no_pivot,
         terminal: spec.process().as_ref().is_some_and(|process| process.terminal().unwrap_or(false)),

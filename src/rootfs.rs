@@ -51,6 +51,8 @@ pub struct Facts<'a> {
     pub cgroup_namespace: bool,
     /// Each v1 hierarchy's name and the container's directory in it; on v2 one entry named "".
     pub cgroups: Vec<(String, PathBuf)>,
+    /// The other v1 hierarchies, and the caller's directory in each: the container stays in it.
+    pub inherited_cgroups: Vec<(String, PathBuf)>,
     /// The host has nothing but cgroup v2.
     pub cgroup_v2: bool,
     /// `--no-pivot`: the root is moved instead.

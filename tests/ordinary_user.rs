@@ -214,6 +214,31 @@ fn sysfs_and_devices_that_a_user_may_not_make_are_the_host_s() {
 }
 
 #[test]
+fn hierarchies_of_v1_in_which_the_user_makes_nothing_are_seen_and_not_written() {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let hierarchies: Vec<String> = mountinfo(&text)
+        .into_iter()
+        .filter(|mount| mount.kind == "cgroup" && mount.point.starts_with("/sys/fs/cgroup/"))
+        .map(|mount| mount.point)
+        .collect();
+    if hierarchies.is_empty() {
+        support::skip("there is no cgroup v1");
+        return;
+    }
+    let Some(b) = users("cat /proc/self/mountinfo; echo $$ > /sys/fs/cgroup/cgroup.procs") else { return };
+    fs::create_dir_all(b.root("sys/fs/cgroup")).unwrap();
+    let b = b.mount("/sys/fs/cgroup", "cgroup", "cgroup", &["ro", "nosuid"]);
+    b.save();
+    let said = as_user(&b, &["run", &b.id]);
+    assert_eq!(said.code, 1, "{said:?}");
+    let inside = mountinfo(&said.out);
+    for point in &hierarchies {
+        let found = inside.iter().find(|mount| mount.point == *point && mount.kind == "cgroup");
+        assert!(found.is_some_and(|mount| mount.has("ro") && mount.has("nosuid")), "{point}: {said:?}");
+    }
+}
+
+#[test]
 fn a_mount_can_be_shared_among_the_user_s_own() {
     let Some(b) = users("cat /proc/self/mountinfo") else { return };
     let b = b.mount("/data", "bind", "/opt", &["rbind", "rshared"]);

@@ -235,7 +235,14 @@ fn kind(
             "name a file system, or use the option \"bind\" or \"rbind\"",
         ),
         "sysfs" if facts.user_namespace && !facts.network_namespace => return Kind::HostSys,
-        "cgroup" if !facts.cgroup_v2 => return Kind::CgroupV1(facts.cgroups.clone()),
+        "cgroup" if !facts.cgroup_v2 => {
+            let mut hierarchies = facts.cgroups.clone();
+            // to be seen and not written to
+            if options.fresh() & attr::RDONLY != 0 {
+                hierarchies.extend(facts.inherited_cgroups.iter().cloned());
+            }
+            return Kind::CgroupV1(hierarchies);
+        }
         "cgroup" | "cgroup2" if facts.cgroup_v2 => {
             let own = facts.cgroups.first().map(|(_, path)| path.clone());
             return Kind::CgroupV2 { own, fresh };

@@ -14,6 +14,7 @@ fn facts() -> Facts<'static> {
         network_namespace: true,
         cgroup_namespace: false,
         cgroups: vec![("memory".to_owned(), PathBuf::from("/sys/fs/cgroup/memory/c"))],
+        inherited_cgroups: vec![("cpu".to_owned(), PathBuf::from("/sys/fs/cgroup/cpu/session"))],
         cgroup_v2: false,
         no_pivot: false,
         terminal: false,

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
@@ -16,7 +17,7 @@ use crate::config;
 use crate::container::{Runtime, check_inherited, listen_fds, no_cgroup};
 use crate::creation::{self, Purpose, accept, check_terminal};
 use crate::credentials::parse_user;
-use crate::error::phrases;
+use crate::error::{hinted, phrases};
 use crate::findings::Findings;
 use crate::foreground::{self, Signals};
 use crate::gate;
@@ -26,6 +27,7 @@ use crate::listener::{self, Agent};
 use crate::namespaces::Kind;
 use crate::options::ExecOptions;
 use crate::plan::{self, Program, Request};
+use crate::proc::Proc;
 use crate::process::{self, Init, Service};
 use crate::resource_limits;
 use crate::scheduling;
@@ -52,6 +54,13 @@ impl Runtime<'_> {
         let mut findings = Findings::default();
         let (process, prefix) = describe(options, &directory, &mut findings)?;
         let host = self.host()?;
+        let created = directory.status(&state)? == Status::Created;
+        if created && state.namespaces & Kind::User.flag() != 0 && !host.may_make_namespaces() {
+            return Err(hinted(
+                "the container is only created",
+                "until it is started its process is hidden from an ordinary user, as it still has the runtime's memory",
+            ));
+        }
         let request = Request {
             id: options.id.clone(),
             preserve_fds: options.preserve_fds,
@@ -66,6 +75,7 @@ impl Runtime<'_> {
         program.credentials.heed(&state.annotations, prefix, &mut findings);
         let purpose = if options.detach { Purpose::Detached } else { Purpose::Foreground };
         check_terminal(program.terminal, console.is_some(), purpose)?;
+        check_groups(options, &state, &mut findings)?;
         accept(&findings, self.log)?;
 
         if purpose == Purpose::Foreground && !options.no_subreaper {
@@ -131,6 +141,24 @@ fn send_listener(directory: &Directory, state: &State, init: &mut Init) -> Resul
     let agent = agent.context("the container's config.json names no seccomp agent")?;
     let status = if gate::is_waiting(directory) { Status::Created } else { Status::Running };
     agent.send(&listener, &state.oci_version, init.pid.as_raw(), &state.for_hooks(status))
+}
+
+/// Groups that nobody can have are left out where an engine names them without asking. Who names them by hand is told.
+fn check_groups(options: &ExecOptions, state: &State, findings: &mut Findings) -> Result<()> {
+    if options.additional_gids.is_empty() || state.namespaces & Kind::User.flag() == 0 {
+        return Ok(());
+    }
+    let pid = state.init.map_or(0, |init| init.pid);
+    // where /proc hides the process, the kernel answers later
+    let answer = Proc::open()?.read_to_string(&Path::new(&pid.to_string()).join("setgroups"));
+    if answer.is_ok_and(|answer| answer.starts_with("deny")) {
+        findings.problem_hint(
+            "--additional-gids",
+            "the container's user namespace has given setgroups(2) up",
+            "only the group of the user who made it is mapped there",
+        );
+    }
+    Ok(())
 }
 
 /// What the process is: a description of its own, or the container's with the command line's changes.

@@ -109,6 +109,18 @@ fn its_further_processes_are_in_the_user_namespace_too() {
 }
 
 #[test]
+fn further_groups_for_exec_are_refused_where_nobody_can_have_them() {
+    let Some(b) = users("exec sleep 1000") else { return };
+    as_user(&b, &["create", &b.id]).ok();
+    as_user(&b, &["exec", &b.id, "true"]).fails(255, "the container is only created");
+    as_user(&b, &["start", &b.id]).ok();
+    as_user(&b, &["exec", "-g", "0", &b.id, "true"])
+        .fails(255, "--additional-gids: the container's user namespace has given setgroups(2) up");
+    as_user(&b, &["exec", &b.id, "true"]).ok();
+    as_user(&b, &["delete", "--force", &b.id]).ok();
+}
+
+#[test]
 fn without_ranges_the_user_alone_is_mapped() {
     let Some(b) = users(&format!("id -u; {MAPS}")) else { return };
     let b = without_user_namespace(b);

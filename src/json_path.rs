@@ -38,18 +38,27 @@ impl JsonPath {
     /// Of an error in a text that is well-formed up to it.
     pub fn of(error: &serde_json::Error, text: &[u8]) -> Self {
         let lines = text.split_inclusive(|byte| *byte == b'\n').take(error.line().saturating_sub(1));
-        let end = lines.map(<[u8]>::len).sum::<usize>() + error.column();
+        let mut end = lines.map(<[u8]>::len).sum::<usize>() + error.column();
+        if error.is_syntax() {
+            // in a text without any: what would be the value's first byte is another one, and counted
+            end = end.saturating_sub(1);
+        }
         let read = text.get(..end).unwrap_or(text);
         let mut walk = Walk::default();
         walk.over(read);
         let message = error.to_string();
         let says = |starts: &[&str]| starts.iter().any(|start| message.starts_with(start));
-        // what a type refuses after it was read is told when the reader is behind it, at the container's end or at the next element
-        if !says(&["missing field", "invalid length"]) {
-            walk.around.extend(walk.closed.take());
-        }
-        if walk.at_comma && !says(&["invalid type"]) {
-            walk.step(|index| index.saturating_sub(1));
+        match walk.last {
+            // what a type refuses after it was read is told when the reader is behind it: at the container's end, or at the next element
+            Last::End(container) if !says(&["missing field", "invalid length"]) => {
+                walk.around.push(container)
+            }
+            Last::Comma if !error.is_syntax() && !says(&["invalid type"]) => {
+                walk.step(|index| index.saturating_sub(1));
+            }
+            // an object in the place of a word
+            Last::Name if says(&["unknown variant"]) => drop(walk.around.pop()),
+            _ => {}
         }
         Self(walk.around.into_iter().filter_map(|container| container.at).collect())
     }
@@ -86,14 +95,23 @@ struct Container {
     names_next: bool,
 }
 
+/// What was read last.
+#[derive(Debug, Default)]
+enum Last {
+    #[default]
+    Other,
+    Comma,
+    /// The name of a member.
+    Name,
+    /// The end of an object or an array.
+    End(Container),
+}
+
 /// Where a reader is.
 #[derive(Debug, Default)]
 struct Walk {
     around: Vec<Container>,
-    /// What the last thing that was read has ended.
-    closed: Option<Container>,
-    /// The last thing is a comma.
-    at_comma: bool,
+    last: Last,
 }
 
 impl Walk {
@@ -101,22 +119,28 @@ impl Walk {
         let mut rest = text;
         while let Some((byte, after)) = rest.split_first() {
             rest = after;
-            match byte {
+            self.last = match byte {
                 byte if byte.is_ascii_whitespace() => continue,
-                b'{' => self.around.push(Container { at: None, names_next: true }),
-                b'[' => self.around.push(Container { at: Some(Step::Index(0)), names_next: false }),
-                b'}' | b']' => {
-                    self.at_comma = false;
-                    self.closed = self.around.pop();
-                    continue;
+                b'{' => self.enter(Container { at: None, names_next: true }),
+                b'[' => self.enter(Container { at: Some(Step::Index(0)), names_next: false }),
+                b'}' | b']' => self.around.pop().map_or(Last::Other, Last::End),
+                b',' => {
+                    self.step(|index| index + 1);
+                    Last::Comma
                 }
-                b',' => self.step(|index| index + 1),
-                b'"' => rest = self.string(after),
-                _ => {}
-            }
-            self.at_comma = *byte == b',';
-            self.closed = None;
+                b'"' => {
+                    let (last, behind) = self.string(after);
+                    rest = behind;
+                    last
+                }
+                _ => Last::Other,
+            };
         }
+    }
+
+    fn enter(&mut self, container: Container) -> Last {
+        self.around.push(container);
+        Last::Other
     }
 
     /// To another element, or to the name of the next member.
@@ -129,7 +153,7 @@ impl Walk {
     }
 
     /// Reads a string without its first quote. The answer is what comes after it.
-    fn string<'a>(&mut self, text: &'a [u8]) -> &'a [u8] {
+    fn string<'a>(&mut self, text: &'a [u8]) -> (Last, &'a [u8]) {
         let mut escaped = false;
         let end = text.iter().position(|byte| {
             let ends = *byte == b'"' && !escaped;
@@ -137,11 +161,15 @@ impl Walk {
             ends
         });
         let (inside, after) = text.split_at(end.unwrap_or(text.len()));
-        if let Some(container) = self.around.last_mut().filter(|container| container.names_next) {
-            container.names_next = false;
-            container.at = serde_json::from_slice(&[b"\"", inside, b"\""].concat()).ok().map(Step::Key);
+        let behind = after.get(1..).unwrap_or_default();
+        match self.around.last_mut().filter(|container| container.names_next) {
+            Some(container) => {
+                container.names_next = false;
+                container.at = serde_json::from_slice(&[b"\"", inside, b"\""].concat()).ok().map(Step::Key);
+                (Last::Name, behind)
+            }
+            None => (Last::Other, behind),
         }
-        after.get(1..).unwrap_or_default()
     }
 }
 
@@ -179,10 +207,17 @@ mod tests {
     }
 
     #[derive(Debug, Deserialize)]
+    enum Word {
+        A,
+    }
+
+    #[derive(Debug, Deserialize)]
     #[allow(dead_code)]
     struct Outer {
         before: Option<Value>,
         inners: Vec<Inner>,
+        #[serde(default)]
+        words: Vec<Word>,
     }
 
     fn path(text: &str) -> String {
@@ -220,6 +255,18 @@ mod tests {
             (r#""pair": [1, "x"]"#, "inners[0].pair[1]"),
         ] {
             assert_eq!(path(&format!(r#"{{"inners": [{{"number": 1, {inner}}}]}}"#)), expected, "{inner}");
+        }
+    }
+
+    #[test]
+    fn another_value_in_the_place_of_a_word_is_named() {
+        for wrong in ["\"B\"", "{}", "[]", "[1]", "{\"B\": 1}", "7", "true"] {
+            assert_eq!(path(&format!(r#"{{"inners": [], "words": ["A", {wrong}]}}"#)), "words[1]", "{wrong}");
+            assert_eq!(
+                path(&format!(r#"{{"inners": [], "words": [ {wrong}, "A"]}}"#)),
+                "words[0]",
+                "{wrong}"
+            );
         }
     }
 

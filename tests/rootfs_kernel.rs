@@ -101,6 +101,7 @@ fn facts(bundle: &Path) -> Facts<'_> {
         network_namespace: false,
         cgroup_namespace: false,
         cgroups: Vec::new(),
+        inherited_cgroups: Vec::new(),
         cgroup_v2: false,
         no_pivot: false,
         terminal: false,

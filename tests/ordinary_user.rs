@@ -2,6 +2,7 @@
 //! poorer than usual.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, clippy::let_underscore_must_use)]
+#![allow(clippy::disallowed_methods)]
 
 mod support;
 

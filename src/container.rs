@@ -384,8 +384,9 @@ fn see(directory: &Directory) -> Result<Seen> {
     let state = directory.load()?;
     let status = match &state {
         Some(state) => directory.status(state)?,
-        None if directory.is_gone() => return Err(DoesNotExist.into()),
-        None => Status::Creating,
+        None if directory.is_locked() && !directory.is_gone() => Status::Creating,
+        // what a creation or a removal has left that was cut off
+        None => return Err(DoesNotExist.into()),
     };
     Ok(Seen { id: directory.id().to_owned(), status, state })
 }

@@ -9,7 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cgroups;
 use crate::container::{Runtime, open_init, saved_hooks, signal};
-use crate::error::{DoesNotExist, NotRunning, hinted, text};
+use crate::error::{DoesNotExist, NotRunning, hinted, phrases, text};
 use crate::members;
 use crate::options::DeleteOptions;
 use crate::rootfs;
@@ -111,8 +111,8 @@ impl Runtime<'_> {
             }
         } else if !options.force {
             return Err(hinted(
-                format!("container {:?} is half made", options.id),
-                "delete --force removes what is there",
+                phrases::DOES_NOT_EXIST,
+                "its creation or its removal was cut off: delete --force removes what is left",
             ));
         }
         self.destroy(&directory, state.as_ref(), options.force)

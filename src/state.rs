@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, Flock, FlockArg, OFlag, open, openat, renameat};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -244,19 +245,28 @@ impl Root {
     /// Claims an id: from now on it exists. The directory is locked until the answer is dropped.
     pub fn claim(&self, id: &str) -> Result<Directory> {
         check_id(id)?;
-        match mkdirat(self.fd(), id, Mode::from_bits_truncate(0o711)) {
-            Ok(()) => {}
-            Err(Errno::EEXIST) => bail!(phrases::ID_EXISTS),
-            Err(errno) => return Err(errno).with_context(|| format!("make {:?}", self.path_of(id))),
+        loop {
+            match mkdirat(self.fd(), id, Mode::from_bits_truncate(0o711)) {
+                Ok(()) => {}
+                Err(Errno::EEXIST) => bail!(phrases::ID_EXISTS),
+                Err(errno) => return Err(errno).with_context(|| format!("make {:?}", self.path_of(id))),
+            }
+            let found = match self.find(id).and_then(|found| found.map(Directory::lock).transpose()) {
+                Ok(found) => found,
+                Err(error) => {
+                    // what cannot be locked is not claimed; whoever else has it sees that it has gone
+                    let _removed = unlinkat(self.fd(), id, UnlinkatFlags::RemoveDir);
+                    return Err(error);
+                }
+            };
+            // until the lock somebody could remove it, and make another one
+            match found {
+                Some(directory) if directory.is_gone() => {}
+                Some(directory) if directory.is_empty()? => return Ok(directory),
+                Some(_) => bail!(phrases::ID_EXISTS),
+                None => {}
+            }
         }
-        let found = self
-            .find(id)
-            .and_then(|found| found.with_context(|| format!("{:?} has gone", self.path_of(id)))?.lock());
-        if found.is_err() {
-            // what cannot be locked is not claimed
-            let _removed = unlinkat(self.fd(), id, UnlinkatFlags::RemoveDir);
-        }
-        found
     }
 
     /// The directory of a container, if it is there.
@@ -397,6 +407,20 @@ impl Directory {
         (ours.st_dev, ours.st_ino) != (named.st_dev, named.st_ino)
     }
 
+    fn is_empty(&self) -> Result<bool> {
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        let mut entries = Dir::openat(&self.fd, ".", flags, Mode::empty())
+            .with_context(|| format!("read {:?}", self.path))?;
+        let is_other = |name: &std::ffi::CStr| name != c"." && name != c"..";
+        Ok(!entries.iter().any(|entry| entry.is_ok_and(|entry| is_other(entry.file_name()))))
+    }
+
+    /// Somebody changes the container, or makes it.
+    pub fn is_locked(&self) -> bool {
+        let copy = openat(&self.fd, ".", OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+        copy.is_ok_and(|copy| Flock::lock(copy, FlockArg::LockExclusiveNonblock).is_err())
+    }
+
     fn write(&self, name: &str, bytes: &[u8]) -> nix::Result<()> {
         let flags = OFlag::O_CREAT | OFlag::O_TRUNC | OFlag::O_WRONLY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         let fd = openat(&self.fd, name, flags, Mode::from_bits_truncate(0o600))?;
@@ -438,10 +462,7 @@ impl Directory {
     pub fn state(&self) -> Result<State> {
         match self.load()? {
             Some(state) => Ok(state),
-            None if self.is_gone() => Err(DoesNotExist.into()),
-            None => {
-                bail!("container {:?} is half made: its creation has not got as far or was cut off", self.id)
-            }
+            None => Err(DoesNotExist.into()),
         }
     }
 

@@ -25,6 +25,25 @@ fn launch(b: &Bundle, view: View, id: &str) -> Running {
     Running::start(&mut view.command(b.launch_command("create", &[], id)), b.scratch())
 }
 
+/// Whoever claims an id may find the directory that it has just made gone, or another's in its place.
+#[test]
+fn an_id_that_is_claimed_and_deleted_all_the_time_belongs_to_one() {
+    let Some(b) = berths(FOREVER) else { return };
+    for _ in 0..40 {
+        let create = || b.launching("create", &[], &b.id);
+        let delete = || Running::start(&mut b.command(&["delete", "--force", &b.id]), b.scratch());
+        let said = [create(), delete(), create(), delete(), create(), delete()].map(|mut one| one.end());
+        for (number, one) in said.iter().enumerate() {
+            for wrong in ["address already in use", "state is lost", "half made"] {
+                assert!(!one.err.contains(wrong), "{said:#?}");
+            }
+            assert!(number % 2 == 0 || one.code == 0, "delete --force: {said:#?}");
+        }
+    }
+    b.say(&["delete", "--force", &b.id]).ok();
+    b.assert_nothing_left();
+}
+
 #[test]
 fn of_two_that_want_one_new_cgroup_one_gets_it() {
     race(|_| {});

@@ -10,7 +10,7 @@ use crate::findings::Findings;
 use crate::sys::mounts::{MountAttr, attr};
 
 /// Longest value that fsconfig(2) takes, in bytes.
-const MAX_VALUE: usize = 255;
+pub const MAX_VALUE: usize = 255;
 
 /// The options of one mount, split by where the kernel wants them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -282,7 +282,8 @@ impl Options {
                 findings.problem(field, format!("\"{option}\" has no name"));
                 continue;
             }
-            if key.len() > MAX_VALUE || value.is_some_and(|value| value.len() > MAX_VALUE) {
+            let parted = key == "lowerdir";
+            if key.len() > MAX_VALUE || value.is_some_and(|value| value.len() > MAX_VALUE && !parted) {
                 findings.problem(field, format!("longer than the {MAX_VALUE} bytes that fsconfig(2) takes"));
                 continue;
             }
@@ -295,6 +296,24 @@ impl Options {
 }
 
 /// The parts of an option that holds several of them, at commas outside of double quotes.
+/// The layers in the value of an overlay's `lowerdir`: between colons, where a backslash stands before what is no colon.
+pub fn layers(value: &[u8]) -> Vec<Vec<u8>> {
+    let mut layers = vec![Vec::new()];
+    let mut escaped = false;
+    for byte in value {
+        match byte {
+            b'\\' if !escaped => {
+                escaped = true;
+                continue;
+            }
+            b':' if !escaped => layers.push(Vec::new()),
+            byte => layers.last_mut().into_iter().for_each(|layer| layer.push(*byte)),
+        }
+        escaped = false;
+    }
+    layers
+}
+
 fn split_data(option: &str) -> Vec<&str> {
     let (mut quoted, mut escaped) = (false, false);
     option
@@ -389,6 +408,15 @@ mod tests {
         );
         assert!(parsed.shared());
         assert!(!options("rshared rprivate").shared());
+    }
+
+    #[test]
+    fn layers_stand_between_colons() {
+        let parts = |value: &str| -> Vec<String> {
+            layers(value.as_bytes()).into_iter().map(|layer| String::from_utf8(layer).unwrap()).collect()
+        };
+        assert_eq!(parts("/a"), ["/a"]);
+        assert_eq!(parts("/a:/b\\:c:/d\\\\e::/f"), ["/a", "/b:c", "/d\\e", "", "/f"]);
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::PathBuf;
 
 use serde_json::json;
 use support::{Bundle, bundle, mountinfo, only_berth, skip};
@@ -343,6 +344,31 @@ fn readonly_paths_can_be_read_but_not_written() {
     let b = b.with(|c| c["linux"]["readonlyPaths"] = json!(["/data", "/missing"]));
     let said = b.run().ok();
     assert_eq!(said.out, "text\ntext\nf\n");
+}
+
+#[test]
+fn an_overlay_can_have_more_layers_than_a_value_holds() {
+    let Some(b) = bundle("cat /data/one /data/two; echo x > /data/three") else { return };
+    let layers: Vec<PathBuf> =
+        ["one", "two"].iter().map(|name| b.scratch().join(format!("{name}{}", "-long".repeat(40)))).collect();
+    for (layer, name) in layers.iter().zip(["one", "two"]) {
+        fs::create_dir(layer).unwrap();
+        fs::write(layer.join(name), format!("{name}\n")).unwrap();
+    }
+    let [upper, work] = ["u", "w"].map(|name| b.scratch().join(name));
+    fs::create_dir(&upper).unwrap();
+    fs::create_dir(&work).unwrap();
+    let lower = format!("lowerdir={}:{}", layers[0].display(), layers[1].display());
+    let (upperdir, workdir) =
+        (format!("upperdir={}", upper.display()), format!("workdir={}", work.display()));
+    let b = b.mount("/data", "overlay", "overlay", &[&lower, &upperdir, &workdir]);
+    let said = b.run();
+    if said.err.contains("lowerdir+") {
+        skip("the kernel takes no layers one by one (Linux before 6.8)");
+        return;
+    }
+    assert_eq!(said.ok().out, "one\ntwo\n");
+    assert_eq!(fs::read_to_string(upper.join("three")).unwrap(), "x\n");
 }
 
 #[test]

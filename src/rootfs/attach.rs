@@ -1,6 +1,6 @@
 //! One step of the plan: make the mount detached, find its place, attach it.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -15,6 +15,7 @@ use super::prepare::{Rootfs, change_propagation, set};
 use super::steps::{Kind, Step, allowed_in_proc};
 use super::{Plan, copy_up};
 use crate::error::{hinted, reason};
+use crate::mounts::{self, MAX_VALUE};
 use crate::sys::mounts::{FsContext, MountAttr, MountFd, attr};
 use crate::sys::paths::{self, Missing};
 
@@ -403,9 +404,26 @@ fn set_options(step: &Step, context: &FsContext) -> nix::Result<()> {
     }
     for (key, value) in &step.options.data {
         match value {
+            Some(value) if key.as_c_str() == c"lowerdir" && value.as_bytes().len() > MAX_VALUE => {
+                set_layers(context, value)?;
+            }
             Some(value) => context.set_string(key, value)?,
             None => context.set_flag(key)?,
         }
+    }
+    Ok(())
+}
+
+/// The lower layers of an overlay one by one (Linux 6.8): all together they are longer than a value may be.
+fn set_layers(context: &FsContext, layers: &CStr) -> nix::Result<()> {
+    let mut key = c"lowerdir+";
+    for layer in mounts::layers(layers.to_bytes()) {
+        if layer.is_empty() {
+            // between two colons: what follows is for data alone
+            key = c"datadir+";
+            continue;
+        }
+        context.set_string(key, &CString::new(layer).map_err(|_| Errno::EINVAL)?)?;
     }
     Ok(())
 }

@@ -37,6 +37,7 @@ pub struct Config {
 /// Enters the bundle and reads its configuration (`file` in place of `config.json`).
 pub fn load(bundle: &Path, file: Option<&Path>, findings: &mut Findings) -> Result<Config> {
     let file = file.map(std::path::absolute).transpose().context("--config")?;
+    let named = file.is_some();
     if !bundle.as_os_str().is_empty() && bundle != Path::new(".") {
         nix::unistd::chdir(bundle).with_context(|| format!("bundle {bundle:?}"))?;
     }
@@ -48,7 +49,7 @@ pub fn load(bundle: &Path, file: Option<&Path>, findings: &mut Findings) -> Resu
         ));
     }
     let path = file.unwrap_or_else(|| bundle.join("config.json"));
-    let text = read(&path)?;
+    let text = read(&path, named)?;
     let spec = parse(&text, findings).with_context(|| format!("{path:?}"))?;
     Ok(Config { spec, text, bundle })
 }
@@ -76,7 +77,7 @@ fn forget_empty_pids(resources: &mut LinuxResources, is_there: impl FnOnce() -> 
 
 /// Reads a `--process` file.
 pub fn load_process(path: &Path, findings: &mut Findings) -> Result<Process> {
-    parse_process(&read(path)?, findings).with_context(|| format!("--process {path:?}"))
+    parse_process(&read(path, true)?, findings).with_context(|| format!("--process {path:?}"))
 }
 
 /// Parses the description of a process.
@@ -89,14 +90,15 @@ pub fn parse_process(text: &[u8], findings: &mut Findings) -> Result<Process> {
     decode(text, mend, findings)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>> {
+/// `wait`: a pipe that nobody writes to yet is waited for. One that lies in a bundle is not.
+fn read(path: &Path, wait: bool) -> Result<Vec<u8>> {
     let hint =
         "a bundle is a directory with config.json and the root file system; `berth spec` makes a config.json";
     let open = || -> Result<Vec<u8>> {
         let mut options = File::options();
         std::os::unix::fs::OpenOptionsExt::custom_flags(
             options.read(true),
-            libc::O_NONBLOCK | libc::O_CLOEXEC,
+            libc::O_CLOEXEC | if wait { 0 } else { libc::O_NONBLOCK },
         );
         let file = options.open(path)?;
         let kind = file.metadata()?.file_type();

@@ -560,6 +560,10 @@ pub fn run_early_hooks(plan: &Plan, pid: Pid) -> Result<()> {
 /// Decimal digits without a newline; a reader sees the whole file or none.
 pub fn write_pid_file(path: &Path, pid: Pid) -> Result<()> {
     let context = || format!("--pid-file: write {path:?}");
+    // a device or a pipe is written to; its place is not taken
+    if std::fs::symlink_metadata(path).is_ok_and(|found| !(found.is_file() || found.is_symlink())) {
+        return std::fs::write(path, pid.to_string()).with_context(context);
+    }
     let mut hidden = std::ffi::OsString::from(".");
     hidden.push(path.file_name().with_context(context)?);
     hidden.push(std::ffi::OsStr::from_bytes(format!(".{}", std::process::id()).as_bytes()));

@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
+use nix::sys::signal::{SigmaskHow, sigprocmask};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
@@ -13,7 +13,7 @@ use crate::error::text;
 use crate::log::Log;
 use crate::notify;
 use crate::process::Running;
-use crate::sys::tasks::{Ended, wait_any};
+use crate::sys::tasks::{Ended, all_signals, wait_any};
 use crate::terminal::Relay;
 
 /// Signals of this process, held until they can be forwarded. Made before the container's process is there, so that
@@ -24,7 +24,7 @@ pub struct Signals(SignalFd);
 impl Signals {
     /// From now on every signal waits. Init starts with none blocked.
     pub fn hold() -> Result<Self> {
-        let all = SigSet::all();
+        let all = all_signals();
         sigprocmask(SigmaskHow::SIG_SETMASK, Some(&all), None).context("block signals")?;
         let fd = SignalFd::with_flags(&all, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
             .context("make a descriptor for signals")?;

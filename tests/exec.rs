@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::json;
-use support::{bundle, cgroup_of, only_berth, status_field, wait_exit};
+use support::{Running, bundle, cgroup_of, only_berth, status_field, wait_exit};
 
 const FOREVER: &str = "exec sleep 1000";
 
@@ -100,6 +100,19 @@ fn process_reads_the_whole_process_from_a_file() {
     let process = json!({ "args": ["id", "-u"], "env": ["PATH=/bin"], "cwd": "/" });
     fs::write(b.scratch().join("process.json"), process.to_string()).unwrap();
     assert_eq!(c.say(&["exec", "--process", "process.json"]).ok().out, "0\n", "without a user");
+}
+
+#[test]
+fn process_waits_for_who_writes_to_a_pipe() {
+    let Some(b) = bundle(FOREVER) else { return };
+    let c = b.start();
+    let pipe = b.scratch().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::from_bits_truncate(0o600)).unwrap();
+    let mut exec = Running::start(&mut b.command(&["exec", "--process", "pipe", &c.id]), b.scratch());
+    // opens when the other end is open
+    let process = json!({ "args": ["echo", "done"], "env": ["PATH=/bin"], "cwd": "/" });
+    fs::write(&pipe, process.to_string()).unwrap();
+    assert_eq!(exec.end().ok().out, "done\n");
 }
 
 /// podman gives the user of `exec` the capabilities of root, without ambient ones.

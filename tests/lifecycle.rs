@@ -5,9 +5,10 @@
 mod support;
 
 use std::fs;
+use std::process::Command;
 
 use serde_json::json;
-use support::{Running, bare, bundle, only_berth, shell, wait_exit};
+use support::{Running, bare, bundle, only_berth, say, shell, wait_exit};
 
 const FOREVER: &str = "exec sleep 1000";
 
@@ -360,6 +361,35 @@ fn run_forwards_signals() {
     let pid = nix::unistd::Pid::from_raw(i32::try_from(run.child.id()).unwrap());
     nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
     assert_eq!(run.end().code, 9);
+}
+
+/// The first real-time signal, which musl keeps for itself.
+#[test]
+fn run_forwards_real_time_signals() {
+    let Some(b) = bundle("trap 'exit 9' 34; echo ready > /said; while :; do read x < /hold; done") else {
+        return;
+    };
+    if !only_berth("runc dies of the first one") {
+        return;
+    }
+    let mut said = b.fifo("said");
+    let _hold = b.fifo("hold");
+    let mut run = b.launching("run", &[], &b.id);
+    said.line();
+    say(Command::new("kill").args(["-34", &run.child.id().to_string()])).ok();
+    assert_eq!(run.end().code, 9);
+}
+
+#[test]
+fn a_pid_file_does_not_take_the_place_of_a_device() {
+    let Some(b) = bundle(FOREVER) else { return };
+    if !only_berth("runc 1.1 replaces it") {
+        return;
+    }
+    say(Command::new("mknod").arg(b.scratch().join("null")).args(["c", "1", "3"])).ok();
+    b.run_with(&["--detach", "--pid-file", "null"]).ok();
+    let kind = fs::symlink_metadata(b.scratch().join("null")).unwrap().file_type();
+    assert!(std::os::unix::fs::FileTypeExt::is_char_device(&kind), "{kind:?}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sched::CloneFlags;
-use nix::sys::signal::Signal;
+use nix::sys::signal::{SigSet, Signal};
 use nix::unistd::Pid;
 
 use super::answer;
@@ -252,7 +252,16 @@ pub fn reset_signals() -> nix::Result<()> {
             )
         };
     }
-    nix::sys::signal::SigSet::empty().thread_set_mask()
+    SigSet::empty().thread_set_mask()
+}
+
+/// Every signal. musl's own set leaves those out that its threads use, and one of them is what others call SIGRTMIN.
+pub fn all_signals() -> SigSet {
+    let bits = [0xff_u8; size_of::<libc::sigset_t>()];
+    // SAFETY: a sigset_t is an array of bits, and every pattern of it is a set.
+    let every: libc::sigset_t = unsafe { std::mem::transmute(bits) };
+    // SAFETY: as above.
+    unsafe { SigSet::from_sigset_t_unchecked(every) }
 }
 
 /// The parent-death signal (PR_SET_PDEATHSIG(2const)).

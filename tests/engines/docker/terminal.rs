@@ -70,25 +70,34 @@ impl Terminal {
 
     /// Types a command until its answer fits: the size of a terminal arrives after its start.
     pub fn answers(&mut self, command: &str, answer: &str) -> Result<()> {
+        until(SOON, || self.answers_once(command, answer))
+    }
+
+    fn answers_once(&mut self, command: &str, answer: &str) -> Result<()> {
+        self.types(&format!("{command}; echo end-of-answer\n"))?;
+        let deadline = Instant::now() + SOON;
+        while !self.text.lines().any(|line| line.trim() == "end-of-answer") {
+            let more = self.reads(Duration::from_millis(500))?;
+            let ended = !more && self.client.try_wait()?.is_some();
+            ensure!(!ended && Instant::now() < deadline, "{command} does not end: {:?}", self.text);
+        }
+        let text = std::mem::take(&mut self.text);
+        ensure!(text.lines().any(|line| line.trim() == answer), "{command} shows {text:?}, not {answer:?}");
+        Ok(())
+    }
+
+    /// Changes the size as a window does, until the shell sees it. docker's client misses a change that comes while it still tells the
+    /// daemon the first size, so each round changes it anew.
+    pub fn resizes(&mut self, rows: u16, columns: u16) -> Result<()> {
+        let answer = format!("{rows} {columns}");
         until(SOON, || {
-            self.types(&format!("{command}; echo end-of-answer\n"))?;
-            let deadline = Instant::now() + SOON;
-            while !self.text.lines().any(|line| line.trim() == "end-of-answer") {
-                let more = self.reads(Duration::from_millis(500))?;
-                let ended = !more && self.client.try_wait()?.is_some();
-                ensure!(!ended && Instant::now() < deadline, "{command} does not end: {:?}", self.text);
-            }
-            let text = std::mem::take(&mut self.text);
-            ensure!(
-                text.lines().any(|line| line.trim() == answer),
-                "{command} shows {text:?}, not {answer:?}"
-            );
-            Ok(())
+            self.has_size(rows, columns - 1)?;
+            self.has_size(rows, columns)?;
+            self.answers_once("stty size", &answer)
         })
     }
 
-    /// Changes the size as a window does.
-    pub fn resizes(&self, rows: u16, columns: u16) -> Result<()> {
+    fn has_size(&self, rows: u16, columns: u16) -> Result<()> {
         host("stty", &["-F", &self.name, "rows", &rows.to_string(), "cols", &columns.to_string()]).map(drop)
     }
 

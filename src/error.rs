@@ -40,6 +40,18 @@ impl fmt::Display for DoesNotExist {
 
 impl std::error::Error for DoesNotExist {}
 
+/// There is such a container already.
+#[derive(Debug, Clone, Copy)]
+pub struct Exists;
+
+impl fmt::Display for Exists {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(phrases::ID_EXISTS)
+    }
+}
+
+impl std::error::Error for Exists {}
+
 /// The container's process is not there to be signalled.
 #[derive(Debug, Clone, Copy)]
 pub struct NotRunning;

@@ -9,7 +9,7 @@ use crate::cgroups::systemd::Manager;
 use crate::cgroups::{self, Maker, Mark};
 use crate::config;
 use crate::container::Runtime;
-use crate::error::phrases;
+use crate::error::Exists;
 use crate::findings::Findings;
 use crate::host::in_user_namespace;
 use crate::state::{Directory, Root};
@@ -33,7 +33,7 @@ impl Runtime<'_> {
         // a container of that name that somebody makes meanwhile is not the lost one
         let root = Root::make(&self.root.path, self.root.sticky)?;
         let directory = match root.claim(id) {
-            Err(error) if error.to_string() == phrases::ID_EXISTS => return Ok(()),
+            Err(error) if error.is::<Exists>() => return Ok(()),
             result => result?,
         };
         let cleared = self.clear_marked(&layout, &mark);

@@ -23,7 +23,7 @@ use procfs::ProcError;
 use serde::{Deserialize, Serialize};
 
 use crate::cgroups::Cgroup;
-use crate::error::{DoesNotExist, Hinted, hinted, phrases};
+use crate::error::{DoesNotExist, Exists, Hinted, hinted};
 use crate::gate;
 use crate::inherited::Inherited;
 use crate::plan::Plan;
@@ -248,7 +248,7 @@ impl Root {
         loop {
             match mkdirat(self.fd(), id, Mode::from_bits_truncate(0o711)) {
                 Ok(()) => {}
-                Err(Errno::EEXIST) => bail!(phrases::ID_EXISTS),
+                Err(Errno::EEXIST) => return Err(Exists.into()),
                 Err(errno) => return Err(errno).with_context(|| format!("make {:?}", self.path_of(id))),
             }
             let found = match self.find(id).and_then(|found| found.map(Directory::lock).transpose()) {
@@ -263,7 +263,7 @@ impl Root {
             match found {
                 Some(directory) if directory.is_gone() => {}
                 Some(directory) if directory.is_empty()? => return Ok(directory),
-                Some(_) => bail!(phrases::ID_EXISTS),
+                Some(_) => return Err(Exists.into()),
                 None => {}
             }
         }
@@ -355,13 +355,16 @@ impl Directory {
     /// Waits until nobody else changes the container, and then keeps others from it.
     pub fn lock(mut self) -> Result<Self> {
         let context = || format!("lock {:?}", self.path);
-        let copy = openat(&self.fd, ".", OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
-            .with_context(context)?;
-        match Flock::lock(copy, FlockArg::LockExclusive) {
+        match Flock::lock(self.opened_again().with_context(context)?, FlockArg::LockExclusive) {
             Ok(lock) => self.lock = Some(lock),
             Err((_, errno)) => return Err(errno).with_context(context),
         }
         Ok(self)
+    }
+
+    /// A lock is the open file's: one that is shared with [`Self::fd`] would never be another's.
+    fn opened_again(&self) -> nix::Result<OwnedFd> {
+        openat(&self.fd, ".", OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())
     }
 
     /// Lets others change the container again.
@@ -408,17 +411,15 @@ impl Directory {
     }
 
     fn is_empty(&self) -> Result<bool> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let mut entries = Dir::openat(&self.fd, ".", flags, Mode::empty())
-            .with_context(|| format!("read {:?}", self.path))?;
+        let opened = self.opened_again().and_then(Dir::from_fd);
+        let mut entries = opened.with_context(|| format!("read {:?}", self.path))?;
         let is_other = |name: &std::ffi::CStr| name != c"." && name != c"..";
         Ok(!entries.iter().any(|entry| entry.is_ok_and(|entry| is_other(entry.file_name()))))
     }
 
     /// Somebody changes the container, or makes it.
     pub fn is_locked(&self) -> bool {
-        let copy = openat(&self.fd, ".", OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
-        copy.is_ok_and(|copy| Flock::lock(copy, FlockArg::LockExclusiveNonblock).is_err())
+        self.opened_again().is_ok_and(|copy| Flock::lock(copy, FlockArg::LockExclusiveNonblock).is_err())
     }
 
     fn write(&self, name: &str, bytes: &[u8]) -> nix::Result<()> {
@@ -603,7 +604,7 @@ mod tests {
         let root = Root::make(&dir.path().join("a/b"), false).unwrap();
         let claim = root.claim("web").unwrap();
         let error = root.claim("web").unwrap_err();
-        assert_eq!(error.to_string(), phrases::ID_EXISTS);
+        assert_eq!(error.to_string(), crate::error::phrases::ID_EXISTS);
         assert_eq!(root.ids().unwrap(), ["web"]);
         claim.remove().unwrap();
         assert!(claim.is_gone());

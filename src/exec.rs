@@ -41,7 +41,8 @@ impl Runtime<'_> {
         check_inherited(listen_fds, options.preserve_fds)?;
         let directory = self.find(&options.id)?;
         let state = directory.state()?;
-        match directory.status(&state)? {
+        let status = directory.status(&state)?;
+        match status {
             Status::Stopped | Status::Creating => bail!(phrases::EXEC_STOPPED),
             Status::Paused if !options.ignore_paused => bail!(phrases::EXEC_PAUSED),
             Status::Paused | Status::Created | Status::Running => {}
@@ -54,8 +55,10 @@ impl Runtime<'_> {
         let mut findings = Findings::default();
         let (process, prefix) = describe(options, &directory, &mut findings)?;
         let host = self.host()?;
-        let created = directory.status(&state)? == Status::Created;
-        if created && state.namespaces & Kind::User.flag() != 0 && !host.may_make_namespaces() {
+        if status == Status::Created
+            && state.namespaces & Kind::User.flag() != 0
+            && !host.may_make_namespaces()
+        {
             return Err(hinted(
                 "the container is only created",
                 "until it is started its process is hidden from an ordinary user, as it still has the runtime's memory",

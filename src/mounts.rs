@@ -295,7 +295,6 @@ impl Options {
     }
 }
 
-/// The parts of an option that holds several of them, at commas outside of double quotes.
 /// The layers in the value of an overlay's `lowerdir`: between colons, where a backslash stands before what is no colon.
 pub fn layers(value: &[u8]) -> Vec<Vec<u8>> {
     let mut layers = vec![Vec::new()];
@@ -314,6 +313,7 @@ pub fn layers(value: &[u8]) -> Vec<Vec<u8>> {
     layers
 }
 
+/// The parts of an option that holds several of them, at commas outside of double quotes.
 fn split_data(option: &str) -> Vec<&str> {
     let (mut quoted, mut escaped) = (false, false);
     option

@@ -44,7 +44,7 @@ pub fn attend(
     let mut status = None;
     loop {
         if let Some(status) = status
-            && !terminal.as_ref().is_some_and(has_output)
+            && !terminal.as_ref().is_some_and(Relay::has_output)
         {
             return Ok(status);
         }
@@ -62,6 +62,10 @@ pub fn attend(
                 libc::SIGPIPE if signal.ssi_pid == std::process::id() => {}
                 // how programs in Go interrupt their own threads: it is not meant for us
                 libc::SIGURG => {}
+                // what is left is for a reader who does not read
+                libc::SIGHUP | libc::SIGINT | libc::SIGQUIT | libc::SIGTERM if status.is_some() => {
+                    terminal = None
+                }
                 number => program.signal(number),
             }
         }
@@ -71,6 +75,9 @@ pub fn attend(
             }
             if seen.master.is_some_and(|events| events != PollFlags::POLLOUT) {
                 terminal.take_output();
+            }
+            if seen.output.is_some() {
+                terminal.give_output();
             }
             if let Some(events) = seen.input {
                 terminal.take_input(events);
@@ -92,6 +99,7 @@ pub fn attend(
 #[derive(Default)]
 struct Seen {
     master: Option<PollFlags>,
+    output: Option<PollFlags>,
     input: Option<PollFlags>,
     ready: Option<PollFlags>,
 }
@@ -99,6 +107,7 @@ struct Seen {
 enum Source {
     Signals,
     Master,
+    Output,
     Input,
     Ready,
 }
@@ -110,20 +119,22 @@ fn wait(
     ready: Option<&notify::Relay>,
     ended: bool,
 ) -> Result<Seen> {
-    let stdin = std::io::stdin();
     let mut sources = vec![(Source::Signals, signals.0.as_fd(), PollFlags::POLLIN)];
-    if let Some((master, events)) = terminal.and_then(Relay::master_interest) {
-        sources.push((Source::Master, master, events));
-        if let Some(events) = terminal.and_then(Relay::input_interest).filter(|_| !ended) {
-            sources.push((Source::Input, stdin.as_fd(), events));
-        }
-    }
+    let output = terminal.and_then(Relay::output_interest);
+    let of_terminal = [
+        (Source::Master, terminal.and_then(Relay::master_interest)),
+        (Source::Output, output),
+        (Source::Input, terminal.and_then(Relay::input_interest).filter(|_| !ended)),
+    ];
+    sources.extend(
+        of_terminal.into_iter().filter_map(|(source, it)| it.map(|(fd, events)| (source, fd, events))),
+    );
     if let Some(relay) = ready {
         sources.push((Source::Ready, relay.fd(), PollFlags::POLLIN));
     }
     let mut wanted: Vec<PollFd<'_>> =
         sources.iter().map(|(_, fd, events)| PollFd::new(*fd, *events)).collect();
-    let timeout = if ended { PollTimeout::ZERO } else { PollTimeout::NONE };
+    let timeout = if ended && output.is_none() { PollTimeout::ZERO } else { PollTimeout::NONE };
     match poll(&mut wanted, timeout) {
         Ok(_) => {}
         Err(Errno::EINTR) => return Ok(Seen::default()),
@@ -135,19 +146,12 @@ fn wait(
         match source {
             Source::Signals => {}
             Source::Master => seen.master = events,
+            Source::Output => seen.output = events,
             Source::Input => seen.input = events,
             Source::Ready => seen.ready = events,
         }
     }
     Ok(seen)
-}
-
-/// True while the terminal still has output to pass on.
-fn has_output(terminal: &Relay) -> bool {
-    let Some((master, _)) = terminal.master_interest() else { return false };
-    let mut wanted = [PollFd::new(master, PollFlags::POLLIN)];
-    poll(&mut wanted, PollTimeout::ZERO).is_ok()
-        && wanted.iter().any(|fd| fd.revents().is_some_and(|events| events.contains(PollFlags::POLLIN)))
 }
 
 /// Collects every ended child: as a subreaper we get orphans of the container too. The status of `pid`, if it is among

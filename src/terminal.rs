@@ -1,6 +1,6 @@
 //! Terminals of containers: handing the pty's master to an engine, or being the terminal in the foreground.
 
-use std::io::IoSlice;
+use std::io::{IoSlice, Stdin, Stdout};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
-use nix::poll::PollFlags;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType, UnixAddr, connect, sendmsg, socket,
@@ -16,7 +16,7 @@ use nix::sys::socket::{
 use nix::sys::stat::Mode;
 use nix::sys::termios::SpecialCharacterIndices::VEOF;
 use nix::sys::termios::{self, OutputFlags, SetArg, Termios};
-use nix::unistd::{getpgrp, read, tcgetpgrp, write};
+use nix::unistd::{getpgrp, isatty, read, tcgetpgrp, write};
 
 use crate::sys::terminal::{self, Size};
 
@@ -137,6 +137,67 @@ impl Drop for Raw {
     }
 }
 
+/// One of our standard streams. Where it is a terminal that is opened once more: whether it blocks is a property of the open
+/// file, which others share.
+#[derive(Debug)]
+struct Stream<S> {
+    standard: S,
+    own: Option<OwnedFd>,
+}
+
+impl<S: AsFd> Stream<S> {
+    fn new(standard: S, mode: OFlag) -> Self {
+        let path = format!("/proc/self/fd/{}", standard.as_fd().as_raw_fd());
+        let flags = mode | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        // a terminal of another user's may be used, and not be opened
+        let own = isatty(&standard)
+            .is_ok_and(|yes| yes)
+            .then(|| open(path.as_str(), flags, Mode::empty()).ok())
+            .flatten();
+        Self { standard, own }
+    }
+
+    fn fd(&self) -> BorrowedFd<'_> {
+        self.own.as_ref().map_or(self.standard.as_fd(), AsFd::as_fd)
+    }
+}
+
+/// What fits into a pipe or a socket that poll(2) calls writable, in bytes: `PIPE_BUF` of pipe(7).
+const FITS: usize = 4096;
+
+/// Our standard output. A write that had to wait for a reader would keep signals waiting too.
+#[derive(Debug)]
+struct Output {
+    stream: Stream<Stdout>,
+    /// What has not been taken yet. More is read once it is empty: whoever reads slowly slows the container down.
+    pending: Vec<u8>,
+    /// Nobody reads any more: what comes is thrown away, so that the program is not stuck for ever.
+    discard: bool,
+}
+
+impl Output {
+    fn give(&mut self) {
+        while !self.pending.is_empty() {
+            let mut wanted = [PollFd::new(self.stream.fd(), PollFlags::POLLOUT)];
+            if poll(&mut wanted, PollTimeout::ZERO).is_ok_and(|ready| ready == 0) {
+                return;
+            }
+            let fits = self.pending.get(..FITS).unwrap_or(&self.pending);
+            match write(self.stream.fd(), fits) {
+                Ok(length) => {
+                    self.pending.drain(..length);
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return,
+                Err(_) => {
+                    self.discard = true;
+                    self.pending.clear();
+                }
+            }
+        }
+    }
+}
+
 /// A container's terminal between the pty's master and our standard streams.
 #[derive(Debug)]
 pub struct Relay {
@@ -146,10 +207,10 @@ pub struct Relay {
     pending: Vec<u8>,
     /// Nothing has been typed since the last line end.
     at_line_start: bool,
+    input: Stream<Stdin>,
     input_open: bool,
+    output: Output,
     output_open: bool,
-    /// Nobody reads our standard output any more: what comes is thrown away, so that the program is not stuck for ever.
-    discard: bool,
     raw: Raw,
 }
 
@@ -167,9 +228,14 @@ impl Relay {
             master: Some(master),
             pending: Vec::new(),
             at_line_start: true,
+            input: Stream::new(std::io::stdin(), OFlag::O_RDONLY),
             input_open: true,
+            output: Output {
+                stream: Stream::new(std::io::stdout(), OFlag::O_WRONLY),
+                pending: Vec::new(),
+                discard: false,
+            },
             output_open: true,
-            discard: false,
             raw: Raw::enter(),
         };
         relay.resize();
@@ -194,21 +260,36 @@ impl Relay {
         self.resize();
     }
 
-    /// What to wait for on our standard input; `None` when it has ended. An end of the connection is told in any case.
-    pub fn input_interest(&self) -> Option<PollFlags> {
-        match self.pending.is_empty() {
-            _ if !self.input_open => None,
+    /// Our standard input and what to wait for there; `None` when it has ended. An end of the connection is told in any case.
+    pub fn input_interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        let events = match self.pending.is_empty() {
+            _ if !self.input_open || !self.output_open => None,
             true => Some(PollFlags::POLLIN),
             // only to hear that the terminal has hung up: a pipe's end would be told again and again
             false => self.is_on_a_terminal().then_some(PollFlags::empty()),
-        }
+        };
+        events.map(|events| (self.input.fd(), events))
     }
 
-    /// The master and what to wait for there, until the container's side is closed and all its output has been passed on.
+    /// Our standard output, while it has to take something before more is read.
+    pub fn output_interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
+        (!self.output.pending.is_empty()).then(|| (self.output.stream.fd(), PollFlags::POLLOUT))
+    }
+
+    /// The master and what to wait for there, until the container's side is closed; nothing while output waits for its reader, or
+    /// an end of the container's would be told again and again.
     pub fn master_interest(&self) -> Option<(BorrowedFd<'_>, PollFlags)> {
-        let master = self.master.as_ref().filter(|_| self.output_open)?;
+        let master = self.master.as_ref().filter(|_| self.output_open && self.output.pending.is_empty())?;
         let input = if self.pending.is_empty() { PollFlags::empty() } else { PollFlags::POLLOUT };
         Some((master.as_fd(), PollFlags::POLLIN | input))
+    }
+
+    /// There is output that nobody has got yet.
+    pub fn has_output(&self) -> bool {
+        let Some((master, _)) = self.master_interest() else { return !self.output.pending.is_empty() };
+        let mut wanted = [PollFd::new(master, PollFlags::POLLIN)];
+        poll(&mut wanted, PollTimeout::ZERO).is_ok()
+            && wanted.iter().any(|fd| fd.revents().is_some_and(|events| events.contains(PollFlags::POLLIN)))
     }
 
     fn is_on_a_terminal(&self) -> bool {
@@ -223,7 +304,7 @@ impl Relay {
             return;
         }
         let mut buffer = [0_u8; 8192];
-        let mut reading = || read(std::io::stdin().as_fd(), &mut buffer);
+        let mut reading = || read(self.input.fd(), &mut buffer);
         match if self.is_on_a_terminal() { as_a_job(reading) } else { reading() } {
             Ok(0) => self.end_input(),
             Ok(length) => {
@@ -264,34 +345,24 @@ impl Relay {
         }
     }
 
-    /// The master has output. Passed on before more is read: whoever reads slowly slows the container down.
+    /// The master has output, or its other side has been closed.
     pub fn take_output(&mut self) {
         let Some(master) = &self.master else { return };
         let mut buffer = [0_u8; 32 * 1024];
         match read(master, &mut buffer) {
             // EIO: nobody has the other side open
             Ok(0) | Err(Errno::EIO) => self.output_open = false,
-            Ok(length) => {
-                let output = buffer.get(..length).unwrap_or_default();
-                self.discard = self.discard || write_all(std::io::stdout().as_fd(), output).is_err();
+            Ok(length) if !self.output.discard => {
+                self.output.pending.extend_from_slice(buffer.get(..length).unwrap_or_default());
+                self.output.give();
             }
-            Err(Errno::EINTR | Errno::EAGAIN) => {}
+            Ok(_) | Err(Errno::EINTR | Errno::EAGAIN) => {}
             Err(_) => self.output_open = false,
         }
     }
-}
 
-fn write_all(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> nix::Result<()> {
-    while !bytes.is_empty() {
-        match write(fd, bytes) {
-            Ok(length) => bytes = bytes.get(length..).unwrap_or_default(),
-            Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => {
-                let mut wanted = [nix::poll::PollFd::new(fd, PollFlags::POLLOUT)];
-                nix::poll::poll(&mut wanted, nix::poll::PollTimeout::NONE)?;
-            }
-            Err(errno) => return Err(errno),
-        }
+    /// Our standard output takes something again, or has gone.
+    pub fn give_output(&mut self) {
+        self.output.give();
     }
-    Ok(())
 }

@@ -503,9 +503,7 @@ fn a_network_namespace_that_was_joined_is_joined_again() {
     let mut holder = Command::new("unshare").args(["--net", "sleep", "1000"]).spawn().unwrap();
     let held = format!("/proc/{}/ns/net", holder.id());
     let ours = namespace(std::process::id().try_into().unwrap(), "net");
-    while fs::read_link(&held).unwrap().to_str() == Some(&ours) {
-        std::thread::yield_now();
-    }
+    support::until("in a new namespace", || fs::read_link(&held).unwrap().to_str() != Some(&ours));
     let mut b = b.namespace("network", Some(&held));
     let _c = b.start();
     number(&mut lines);

@@ -15,7 +15,7 @@ use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 use nix::unistd::Pid;
 use serde_json::json;
 use support::terminal::{Session, foreground, read_until, terminal};
-use support::{Bundle, DEADLINE, Gate, child_ended, only_berth, readable, wait_exit};
+use support::{Bundle, DEADLINE, Gate, child_ended, only_berth, readable, until, wait_exit};
 
 /// What can be set of a terminal, as far as the runtime could leave it changed.
 fn settings(session: &Session) -> (u32, u32, u32, u32) {
@@ -187,12 +187,7 @@ fn output_can_go_elsewhere_while_the_terminal_is_typed_at() {
     let mut run = support::shell("exec \"$@\" > out", &b.launch_command("run", &[], &b.id));
     run.current_dir(b.scratch());
     let mut session = Session::start_alone(run);
-    let gate = || std::fs::read_to_string(&out).unwrap_or_default().contains("ready");
-    let deadline = std::time::Instant::now() + DEADLINE;
-    while !gate() {
-        assert!(std::time::Instant::now() < deadline, "no output");
-        std::thread::yield_now();
-    }
+    until("output", || std::fs::read_to_string(&out).unwrap_or_default().contains("ready"));
     session.master.write_all(b"word\r").unwrap();
     assert_eq!(wait(&mut session), 6);
     let text = std::fs::read_to_string(&out).unwrap();
@@ -236,11 +231,7 @@ fn a_run_that_was_stopped_has_its_terminal_again_afterwards() {
     sane.local_flags.insert(LocalFlags::ICANON | LocalFlags::ECHO);
     nix::sys::termios::tcsetattr(session.master.as_fd(), nix::sys::termios::SetArg::TCSANOW, &sane).unwrap();
     kill(pid(&session), Signal::SIGCONT).unwrap();
-    let deadline = std::time::Instant::now() + DEADLINE;
-    while !is_raw(&session) {
-        assert!(std::time::Instant::now() < deadline, "it did not come back to raw mode");
-        std::thread::yield_now();
-    }
+    until("raw again", || is_raw(&session));
     session.master.write_all(b"\r").unwrap();
     assert_eq!(wait(&mut session), 8);
 }

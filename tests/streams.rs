@@ -11,7 +11,7 @@ use std::os::fd::AsFd;
 use std::process::{Child, Command, Stdio};
 
 use support::terminal::terminal;
-use support::{Bundle, DEADLINE, Fifo, bundle, child_ended, only_berth, readable, shell};
+use support::{Bundle, DEADLINE, Fifo, bundle, child_ended, only_berth, readable, shell, until};
 
 /// So much goes through each stream.
 const LENGTH: usize = 100 << 20;
@@ -191,15 +191,7 @@ fn orphans_of_a_container_that_shares_the_pid_namespace_leave_no_zombies() {
     let mut run = b.launch_command("run", &[], &b.id).stdout(Stdio::null()).spawn().unwrap();
     ready.line();
     // the last one may be on its way yet
-    let deadline = std::time::Instant::now() + DEADLINE;
-    loop {
-        let children = children_of(run.id());
-        if children.iter().all(|(_, state)| state != "Z") {
-            break;
-        }
-        assert!(std::time::Instant::now() < deadline, "{children:?}");
-        std::thread::yield_now();
-    }
+    until("no zombies", || children_of(run.id()).iter().all(|(_, state)| state != "Z"));
     b.say(&["kill", &b.id, "KILL"]).ok();
     assert!(child_ended(&run, DEADLINE));
     assert_eq!(run.wait().unwrap().code(), Some(137));

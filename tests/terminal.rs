@@ -8,11 +8,16 @@ use std::fs::File;
 use std::io::{IoSliceMut, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::Child;
 
 use berth::sys::terminal::{Size, set_size, size};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
+use nix::unistd::Pid;
 use support::terminal::{Session, foreground, read_until, terminal};
-use support::{DEADLINE, bundle, child_ended, only_berth, readable};
+use support::{DEADLINE, bundle, child_ended, only_berth, readable, until};
 
 /// Accepts one connection and takes the one descriptor that its one message may hold.
 fn receive(listener: &UnixListener) -> OwnedFd {
@@ -198,4 +203,30 @@ fn a_reader_that_goes_away_does_not_hold_the_program_up() {
         run.kill().unwrap();
     }
     assert_eq!(run.wait().unwrap().code(), Some(4));
+}
+
+/// Signals are heard while nobody reads the output, and after the end they give up what is left of it.
+#[test]
+fn signals_are_passed_on_while_nobody_reads() {
+    let script = "trap 'exit 7' TERM; while :; do echo some words; done";
+    let Some(b) = terminal(script).filter(|_| only_berth("the others wait for the reader")) else { return };
+    let (_reader, writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+    let pipe = writer.try_clone().unwrap();
+    let pid_file = b.scratch().join("pid");
+    let flags = ["--pid-file", pid_file.to_str().unwrap()];
+    let mut run = b.launch_command("run", &flags, &b.id).stdout(writer).spawn().unwrap();
+    let terminate = |run: &Child| kill(Pid::from_raw(run.id().try_into().unwrap()), Signal::SIGTERM).unwrap();
+    until("a full pipe", || {
+        poll(&mut [PollFd::new(pipe.as_fd(), PollFlags::POLLOUT)], PollTimeout::ZERO).unwrap() == 0
+    });
+    let pid = std::fs::read_to_string(&pid_file).unwrap();
+    terminate(&run);
+    until("reaped", || !Path::new("/proc").join(&pid).exists());
+    assert!(run.try_wait().unwrap().is_none(), "the rest of the output has been given up");
+    terminate(&run);
+    let ended = child_ended(&run, DEADLINE);
+    if !ended {
+        run.kill().unwrap();
+    }
+    assert_eq!(run.wait().unwrap().code(), Some(7));
 }

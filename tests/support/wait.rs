@@ -30,6 +30,16 @@ pub fn readable(fd: BorrowedFd<'_>, within: Duration) -> bool {
     }
 }
 
+/// Asks again and again, where nothing tells when it has come to that.
+#[track_caller]
+pub fn until(what: &str, mut so: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !so() {
+        assert!(Instant::now() < end, "still not: {what}");
+        std::thread::yield_now();
+    }
+}
+
 /// Waits until our child has ended, without reaping it; false at the deadline.
 pub fn child_ended(child: &Child, within: Duration) -> bool {
     let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());

@@ -69,6 +69,8 @@ pub enum FromInit {
     Warn(String),
     /// All is done but to start.
     Ready,
+    /// One of init's namespaces comes along, for [`FromStarter::Namespaces`].
+    Namespace,
     /// The same as `Ready` of an init whose filter is loaded and has a listener. It comes along, or is to be fetched.
     Listening {
         /// Its number in init.
@@ -85,11 +87,13 @@ pub enum FromRuntime {
     Proceed,
 }
 
-/// What `start` tells an init that waits at its gate.
+/// What is told to an init that waits at its gate.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromStarter {
     /// Run the program.
     Start,
+    /// Hand your namespaces out, one a message, in the order of [`Kind::ALL`](crate::namespaces::Kind::ALL).
+    Namespaces,
 }
 
 /// An error on its way from one process to the other.

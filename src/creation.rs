@@ -361,6 +361,8 @@ impl<'a> Making<'a> {
             seccomp,
             hook_output: self.plan.hooks.open_output_for_init()?,
             container: None,
+            namespaces: self.plan.namespaces.all(),
+            own: Vec::new(),
             root: None,
         };
         if state.host_mounts {
@@ -401,8 +403,11 @@ impl<'a> Making<'a> {
         if let Some(cgroup) = self.cgroup_of_ours() {
             self.limit(cgroup)?;
         }
-        if let Some(adj) = plan.program.as_ref().and_then(|program| program.oom_score_adj) {
-            resource_limits::apply_oom_score(pid, adj)?;
+        if let Some(program) = &plan.program {
+            resource_limits::raise(pid, &program.limits)?;
+            if let Some(adj) = program.oom_score_adj {
+                resource_limits::apply_oom_score(pid, adj)?;
+            }
         }
         let mut terminal = None;
         let mut mapped = UserNamespaces::of(pid);
@@ -435,8 +440,6 @@ impl<'a> Making<'a> {
             agent.send(&listener, &plan.oci_version, pid.as_raw(), &state)?;
         }
         if let Some(program) = &plan.program {
-            // last, so that a low limit does not hinder init, and by us, who may raise what a user namespace may not
-            resource_limits::apply(pid, &program.limits)?;
             scheduling::apply(pid, &program.scheduling)?;
         }
         Ok(terminal)

@@ -17,7 +17,7 @@ use crate::config;
 use crate::container::{Runtime, check_inherited, listen_fds, no_cgroup};
 use crate::creation::{self, Purpose, accept, check_terminal};
 use crate::credentials::parse_user;
-use crate::error::{hinted, phrases};
+use crate::error::phrases;
 use crate::findings::Findings;
 use crate::foreground::{self, Signals};
 use crate::gate;
@@ -55,15 +55,10 @@ impl Runtime<'_> {
         let mut findings = Findings::default();
         let (process, prefix) = describe(options, &directory, &mut findings)?;
         let host = self.host()?;
-        if status == Status::Created
+        // until it is started, its process is hidden from an ordinary user, as it still has the runtime's memory
+        let hidden = status == Status::Created
             && state.namespaces & Kind::User.flag() != 0
-            && !host.may_make_namespaces()
-        {
-            return Err(hinted(
-                "the container is only created",
-                "until it is started its process is hidden from an ordinary user, as it still has the runtime's memory",
-            ));
-        }
+            && !host.may_make_namespaces();
         let request = Request {
             id: options.id.clone(),
             preserve_fds: options.preserve_fds,
@@ -89,7 +84,9 @@ impl Runtime<'_> {
             Purpose::Later | Purpose::Detached => None,
         };
         scheduling::go_to_initial_cpus(&program.scheduling)?;
-        let (mut init, attach_to) = spawn(options, &directory, &state, &program)?;
+        let (mut init, attach_to) =
+            spawn(options, &Entered { directory: &directory, state: &state, hidden }, &program)?;
+        resource_limits::raise(init.pid, &program.limits)?;
         if let Some(adj) = program.oom_score_adj {
             resource_limits::apply_oom_score(init.pid, adj)?;
         }
@@ -116,7 +113,6 @@ impl Runtime<'_> {
             state.cgroup.as_ref(),
         )?;
         send_listener(&directory, &state, &mut init)?;
-        resource_limits::apply(init.pid, &program.limits)?;
         scheduling::move_to_final_cpus(init.pid, &program.scheduling)?;
         scheduling::apply(init.pid, &program.scheduling)?;
         if let Some(socket) = &pidfd_socket {
@@ -264,22 +260,29 @@ fn add_capabilities(configured: Option<LinuxCapabilities>, names: &[String]) -> 
     Ok(sets)
 }
 
+/// The container that is entered.
+struct Entered<'a> {
+    directory: &'a Directory,
+    state: &'a State,
+    /// The kernel does not show us its namespaces.
+    hidden: bool,
+}
+
 /// Clones the new process into the container's cgroup. Where only systemd may move a process there (an ordinary user's session
 /// and its containers are in different parts of the tree), the answer has the cgroup to be attached to.
 fn spawn(
     options: &ExecOptions,
-    directory: &Directory,
-    state: &State,
+    container: &Entered<'_>,
     program: &Program,
 ) -> Result<(Init, Option<OwnedFd>)> {
-    let cgroup = state.cgroup.as_ref();
-    let (parts, ours, born_in) = kit(options, directory, state)?;
+    let cgroup = container.state.cgroup.as_ref();
+    let (parts, ours, born_in) = kit(options, container)?;
     match process::spawn_exec(program, parts, ours, born_in.as_ref(), cgroup) {
         Err(error)
             if crate::error::errno(&error) == Some(Errno::EACCES)
                 && cgroup.is_some_and(|cgroup| cgroup.unit().is_some()) =>
         {
-            let (mut parts, ours, born_in) = kit(options, directory, state)?;
+            let (mut parts, ours, born_in) = kit(options, container)?;
             parts.asks_to_enter = true;
             Ok((process::spawn_exec(program, parts, ours, None, cgroup)?, born_in))
         }
@@ -288,11 +291,8 @@ fn spawn(
 }
 
 /// Everything that the new process joins.
-fn kit(
-    options: &ExecOptions,
-    directory: &Directory,
-    state: &State,
-) -> Result<(Kit, Channel, Option<OwnedFd>)> {
+fn kit(options: &ExecOptions, container: &Entered<'_>) -> Result<(Kit, Channel, Option<OwnedFd>)> {
+    let Entered { directory, state, hidden } = *container;
     let init = state.init.with_context(|| phrases::EXEC_STOPPED)?;
     let pid = Pid::from_raw(init.pid);
     let sub = if options.cgroups.is_empty() { None } else { Some(parse_exec_cgroup(&options.cgroups)?) };
@@ -311,6 +311,12 @@ fn kit(
         None
     };
     let (ours, theirs) = Channel::pair()?;
+    let joins = match hidden.then(|| gate::namespaces(directory, state.namespaces)) {
+        None => None,
+        // started meanwhile
+        Some(Err(_)) if !gate::is_waiting(directory) => None,
+        Some(answer) => Some(answer?),
+    };
     // last, so that the pid cannot have become another process's meanwhile
     let pidfd = init.open()?.with_context(|| phrases::EXEC_STOPPED)?;
     let seccomp = creation::saved_filter(directory)?;
@@ -318,12 +324,14 @@ fn kit(
         channel: theirs,
         tasks: entry.tasks,
         asks_to_enter: false,
-        joins: Vec::new(),
+        container: joins.is_none().then_some(pidfd),
+        joins: joins.unwrap_or_default(),
+        namespaces: state.namespaces,
+        own: Vec::new(),
         gate: None,
         way: seccomp.as_ref().map(|(program, flags)| listener::way(program, *flags)).transpose()?.flatten(),
         seccomp,
         hook_output: OutputFiles::default(),
-        container: Some((pidfd, state.namespaces)),
         root,
     };
     Ok((kit, ours, entry.directory))

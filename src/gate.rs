@@ -4,10 +4,13 @@
 //! waits (the status `created`); the message [`FromStarter::Start`] opens the gate. The descriptor is close-on-exec, so
 //! the kernel itself ends the waiting state when the program runs, even if the starter is killed half-way, and the
 //! starter sees the end of file on its connection at that very moment.
+//!
+//! Until then the kernel hides init, and with it `/proc/PID/ns`, from an ordinary user. To whoever can connect, and for a container
+//! with a user namespace, init hands its namespaces out itself, for `exec`.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -16,7 +19,8 @@ use nix::sys::socket::{
 };
 use nix::unistd::read;
 
-use crate::channel::{Channel, FromStarter};
+use crate::channel::{Channel, FromInit, FromStarter};
+use crate::namespaces::Kind;
 use crate::state::Directory;
 use crate::sys::descriptors::received;
 
@@ -26,6 +30,8 @@ const LOOK_TIMEOUT: u16 = 1000;
 pub const SOCKET: &str = "start.sock";
 /// [`FromStarter::Start`] as it is sent.
 pub const START: &[u8] = b"\"Start\"";
+/// [`FromStarter::Namespaces`] as it is sent: the longest word that is said here.
+const NAMESPACES: &[u8] = b"\"Namespaces\"";
 
 fn address(directory: &Directory) -> nix::Result<UnixAddr> {
     // through the descriptor: a socket's path may have 107 bytes only
@@ -55,18 +61,33 @@ pub fn is_waiting(directory: &Directory) -> bool {
         && matches!(try_connect(directory, SockFlag::SOCK_NONBLOCK), Ok(_) | Err(Errno::EAGAIN))
 }
 
-/// Opens the gate. The answer's end of file says that the program runs; a failure to run it comes before that.
-pub fn start(directory: &Directory) -> Result<Channel> {
+fn say(directory: &Directory, word: &FromStarter) -> Result<Channel> {
     let connection = try_connect(directory, SockFlag::empty())
         .with_context(|| format!("connect to {:?}", directory.path().join(SOCKET)))?;
     let channel = Channel::from_fd(connection);
-    channel.send(&FromStarter::Start, None)?;
+    channel.send(word, None)?;
     Ok(channel)
 }
 
+/// Opens the gate. The answer's end of file says that the program runs; a failure to run it comes before that.
+pub fn start(directory: &Directory) -> Result<Channel> {
+    say(directory, &FromStarter::Start)
+}
+
+/// The namespaces (`CLONE_NEW*`) of an init that waits, which it hands out itself.
+pub fn namespaces(directory: &Directory, flags: u64) -> Result<Vec<(Kind, OwnedFd)>> {
+    let channel = say(directory, &FromStarter::Namespaces)?;
+    let receive = |kind| match channel.receive()? {
+        Some((FromInit::Namespace, Some(fd))) => Ok((kind, fd)),
+        _ => bail!("init does not hand its {} namespace out", Kind::name(kind)),
+    };
+    Kind::among(flags).map(receive).collect()
+}
+
 /// Waits at the gate, in init, which may be under its filter already: accept4, poll, read and close. Connections that only
-/// look are let go. Allocates nothing unless it fails.
-pub fn wait(listener: &OwnedFd) -> Result<Channel> {
+/// look are let go, and those that ask for its namespaces when they have them: `own`, which is empty below a filter. Allocates
+/// nothing unless it fails or is asked.
+pub fn wait(listener: &OwnedFd, own: &[OwnedFd]) -> Result<Channel> {
     loop {
         let connection = match accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
             Ok(raw) => Channel::from_fd(received(raw)),
@@ -76,9 +97,16 @@ pub fn wait(listener: &OwnedFd) -> Result<Channel> {
         // whoever only looks may have been frozen between connecting and closing
         let mut spoken = [PollFd::new(connection.fd().as_fd(), PollFlags::POLLIN)];
         let silent = matches!(poll(&mut spoken, PollTimeout::from(LOOK_TIMEOUT)), Ok(0));
-        let mut said = [0_u8; START.len() + 1];
-        if !silent && read(connection.fd(), &mut said).is_ok_and(|length| said.get(..length) == Some(START)) {
-            return Ok(connection);
+        let mut said = [0_u8; NAMESPACES.len() + 1];
+        let length = if silent { 0 } else { read(connection.fd(), &mut said).unwrap_or_default() };
+        match said.get(..length) {
+            Some(START) => return Ok(connection),
+            Some(NAMESPACES) => {
+                // whoever asked may have gone
+                let _sent =
+                    own.iter().try_for_each(|fd| connection.send(&FromInit::Namespace, Some(fd.as_fd())));
+            }
+            _ => {}
         }
     }
 }
@@ -109,8 +137,15 @@ mod tests {
         let listener = make(&claim).unwrap();
         assert!(is_waiting(&claim));
         let starter = start(&claim).unwrap();
-        let connection = wait(&listener).unwrap();
+        let connection = wait(&listener, &[]).unwrap();
         drop(connection);
-        assert!(starter.receive::<crate::channel::FromInit>().unwrap().is_none());
+        assert!(starter.receive::<FromInit>().unwrap().is_none());
+    }
+
+    #[test]
+    fn the_words_are_what_the_messages_are_sent_as() {
+        for (word, message) in [(START, FromStarter::Start), (NAMESPACES, FromStarter::Namespaces)] {
+            assert_eq!(crate::channel::encode(&message).unwrap(), word);
+        }
     }
 }

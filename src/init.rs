@@ -25,6 +25,7 @@ use crate::namespaces::{self, Kind};
 use crate::network;
 use crate::plan::{Plan, Program};
 use crate::proc::Proc;
+use crate::resource_limits;
 use crate::rootfs::{self, Rootfs};
 use crate::state;
 use crate::sys::bpf::{Instruction, load_seccomp};
@@ -58,8 +59,12 @@ pub struct Kit {
     pub hook_output: OutputFiles,
     /// How the listener of the filter goes to the runtime, when it has one.
     pub way: Option<Way>,
-    /// The namespaces of the container's init, all at once, for exec: its pidfd and the `CLONE_NEW*` flags.
-    pub container: Option<(OwnedFd, u64)>,
+    /// The pidfd of the container's init, to join all its namespaces at once, for exec.
+    pub container: Option<OwnedFd>,
+    /// `CLONE_NEW*` of the container's namespaces.
+    pub namespaces: u64,
+    /// Init's own namespaces, to hand out at the gate.
+    pub own: Vec<OwnedFd>,
     /// The root directory of the container's init, for exec into a container without a mount namespace.
     pub root: Option<OwnedFd>,
 }
@@ -73,7 +78,7 @@ impl Kit {
         kept.extend(self.gate.iter().map(AsRawFd::as_raw_fd));
         let output = [&self.hook_output.stdout, &self.hook_output.stderr];
         kept.extend(output.into_iter().flatten().map(AsRawFd::as_raw_fd));
-        kept.extend(self.container.iter().map(|(fd, _)| fd.as_raw_fd()));
+        kept.extend(self.container.iter().map(AsRawFd::as_raw_fd));
         kept.extend(self.root.iter().map(AsRawFd::as_raw_fd));
         close_all_but(preserved, kept)
     }
@@ -117,8 +122,8 @@ fn join(kit: &mut Kit, preserved: u32, new: u64, offsets: Option<&str>) -> Resul
     // whoever is in those namespaces must not be able to look into us
     nix::sys::prctl::set_dumpable(false).context("hide from the container")?;
     namespaces::join_all(&kit.joins)?;
-    if let Some((init, flags)) = &kit.container {
-        tasks::setns(init.as_fd(), *flags).context("join the container's namespaces")?;
+    if let Some(init) = &kit.container {
+        tasks::setns(init.as_fd(), kit.namespaces).context("join the container's namespaces")?;
     }
     if let Some(root) = &kit.root {
         nix::unistd::fchdir(root).context("enter the container's root")?;
@@ -176,7 +181,7 @@ pub fn container(mut kit: Kit, plan: &Plan) -> ! {
 pub fn exec(mut kit: Kit, program: &Program) -> ! {
     let built = begin(&mut kit, program.preserve_fds).and_then(|()| {
         ask_to_enter(&kit)?;
-        if kit.container.as_ref().is_some_and(|(_, flags)| flags & Kind::User.flag() != 0) {
+        if kit.namespaces & Kind::User.flag() != 0 {
             become_namespace_root().context("become root of the user namespace")?;
         }
         let root = nix::fcntl::open(
@@ -222,6 +227,10 @@ fn build<'p>(kit: &mut Kit, plan: &'p Plan) -> Result<Option<Ready<'p>>> {
     namespaces::join_all(&kit.joins)?;
     if namespaces.creates(Kind::Cgroup) {
         tasks::unshare(Kind::Cgroup.flag()).context("new cgroup namespace")?;
+    }
+    if kit.gate.is_some() && namespaces.has(Kind::User) {
+        // without a /proc nobody gets them
+        kit.own = namespaces::open_own(kit.namespaces).unwrap_or_default();
     }
     nix::sys::prctl::set_dumpable(false).context("hide from the container")?;
     if let Some(program) = program {
@@ -466,7 +475,7 @@ fn report_ready(channel: &Channel) {
 
 /// The last stretch: ready, the gate, startContainer hooks, and the program.
 fn run(kit: Kit, ready: &Ready<'_>, plan: Option<&Plan>) -> ! {
-    let Kit { channel, gate, seccomp, way, hook_output, .. } = kit;
+    let Kit { channel, gate, seccomp, way, hook_output, own, .. } = kit;
     if let (Some(way), Some(filter)) = (way, &seccomp) {
         supervised::run(&channel, gate.as_ref(), (filter, way), ready, plan.map(|plan| (plan, &hook_output)))
     }
@@ -475,7 +484,7 @@ fn run(kit: Kit, ready: &Ready<'_>, plan: Option<&Plan>) -> ! {
         None => channel,
         Some(listener) => {
             drop(channel);
-            match gate::wait(&listener) {
+            match gate::wait(&listener, &own) {
                 Ok(connection) => connection,
                 Err(_) => tasks::exit_now(EXIT_FAILED),
             }
@@ -510,7 +519,8 @@ fn run(kit: Kit, ready: &Ready<'_>, plan: Option<&Plan>) -> ! {
 /// allocation, no logging, a fixed list of system calls.
 fn become_program<'r>(ready: &Ready<'_>, refusals: &'r Refusals, load: &mut Load<'_>) -> &'r [u8] {
     umask(Mode::from_bits_truncate(ready.program.credentials.umask.unwrap_or(0o022)));
-    match take_rights_away(ready, load) {
+    let limited = resource_limits::set_own(&ready.program.limits).map_err(|errno| (Step::Limits, errno));
+    match limited.and_then(|()| take_rights_away(ready, load)) {
         Ok(()) => refusals.of_exec(tasks::execve(ready.executable.path(), &ready.args, &ready.env)),
         Err((step, _)) => refusals.of(step),
     }

@@ -42,6 +42,11 @@ impl Kind {
     pub const ALL: [Self; 8] =
         [Self::Pid, Self::Network, Self::Ipc, Self::Uts, Self::Cgroup, Self::Time, Self::Mount, Self::User];
 
+    /// The kinds whose `CLONE_NEW*` is among the flags, in the order of [`Self::ALL`].
+    pub fn among(flags: u64) -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(move |kind| flags & kind.flag() != 0)
+    }
+
     /// The `CLONE_NEW*` flag.
     pub fn flag(self) -> u64 {
         let flag = match self {
@@ -318,6 +323,16 @@ pub fn open_of(pid: Pid, kind: Kind) -> Result<OwnedFd> {
         .with_context(|| format!("open {path:?}"))
 }
 
+/// Our own namespaces of these kinds (`CLONE_NEW*`), in the order of [`Kind::ALL`]; of time the one for children, as which it counts
+/// from the next program on.
+pub fn open_own(flags: u64) -> nix::Result<Vec<OwnedFd>> {
+    let open_one = |kind: Kind| {
+        let file = if kind == Kind::Time { "time_for_children" } else { kind.file() };
+        open(format!("/proc/self/ns/{file}").as_str(), OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())
+    };
+    Kind::among(flags).map(open_one).collect()
+}
+
 /// Joins all of them. The order is that of [`Kind`]; what the caller may not join before it is in the user namespace is
 /// joined after it, with the privileges that it then has.
 pub fn join_all(joins: &[(Kind, OwnedFd)]) -> Result<()> {
@@ -330,12 +345,14 @@ pub fn join_all(joins: &[(Kind, OwnedFd)]) -> Result<()> {
     for (kind, fd) in new {
         match tasks::setns(fd.as_fd(), kind.flag()) {
             Err(Errno::EPERM) if into_user && *kind != Kind::User => later.push((kind, fd)),
-            result => result.with_context(|| format!("join the {} namespace", kind.name()))?,
+            result => {
+                result.with_context(|| format!("linux.namespaces: join the {} namespace", kind.name()))?
+            }
         }
     }
     for (kind, fd) in later {
         tasks::setns(fd.as_fd(), kind.flag())
-            .with_context(|| format!("join the {} namespace", kind.name()))?;
+            .with_context(|| format!("linux.namespaces: join the {} namespace", kind.name()))?;
     }
     Ok(())
 }

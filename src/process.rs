@@ -261,7 +261,9 @@ impl Init {
                     return Ok(());
                 }
                 (FromInit::Failed(failure), _) => return Err(failed(failure, cgroup)),
-                (FromInit::Joined { .. } | FromInit::Console { .. }, _) => bail!("init broke the protocol"),
+                (FromInit::Joined { .. } | FromInit::Console { .. } | FromInit::Namespace, _) => {
+                    bail!("init broke the protocol")
+                }
             }
         }
     }
@@ -402,6 +404,8 @@ mod tests {
             hook_output: OutputFiles::default(),
             way: None,
             container: None,
+            namespaces: 0,
+            own: Vec::new(),
             root: None,
         }
     }

@@ -54,11 +54,18 @@ pub fn oom_score(process: &Process, findings: &mut Findings) -> Option<i32> {
     Some(score)
 }
 
-/// Sets the limits of a process. Raising a hard limit needs CAP_SYS_RESOURCE in the *initial* user namespace, so for a
-/// container with a user namespace the runtime calls this for init.
-pub fn apply(pid: Pid, limits: &[Limit]) -> anyhow::Result<()> {
+/// Makes room for the limits of a process, which it sets itself in the end: raising a hard limit needs CAP_SYS_RESOURCE in the
+/// *initial* user namespace, which the runtime may have and init has not.
+pub fn raise(pid: Pid, limits: &[Limit]) -> anyhow::Result<()> {
     for limit in limits {
-        match sys::limits::set_limit(pid, limit.resource, limit.soft, limit.hard) {
+        let raised = sys::limits::limit(pid, limit.resource).and_then(|(soft, hard)| {
+            if limit.hard > hard {
+                sys::limits::set_limit(pid, limit.resource, soft, limit.hard)
+            } else {
+                Ok(())
+            }
+        });
+        match raised {
             Ok(()) => {}
             Err(Errno::EPERM) => {
                 return Err(hinted(
@@ -70,6 +77,12 @@ pub fn apply(pid: Pid, limits: &[Limit]) -> anyhow::Result<()> {
         }
     }
     Ok(())
+}
+
+/// Sets our own limits, in the process that is about to become the program: a low one hinders its own steps too. Allocates nothing.
+pub fn set_own(limits: &[Limit]) -> nix::Result<()> {
+    let ours = Pid::from_raw(0);
+    limits.iter().try_for_each(|limit| sys::limits::set_limit(ours, limit.resource, limit.soft, limit.hard))
 }
 
 /// Writes the score to a process's `oom_score_adj`. Lowering it needs CAP_SYS_RESOURCE.
@@ -143,7 +156,7 @@ mod tests {
     #[test]
     fn a_limit_that_cannot_be_set_names_its_field() {
         let limit = Limit { field: "process.rlimits[3] RLIMIT_X".to_owned(), resource: 99, soft: 0, hard: 0 };
-        let error = apply(Pid::from_raw(0), &[limit]).unwrap_err();
+        let error = raise(Pid::from_raw(0), &[limit]).unwrap_err();
         assert_eq!(crate::error::text(&error), "set process.rlimits[3] RLIMIT_X: invalid argument");
     }
 }

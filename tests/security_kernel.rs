@@ -236,7 +236,8 @@ fn limits_and_the_oom_score_are_set_and_read_back() {
         let proc = Proc::open().unwrap();
         let own = nix::unistd::getpid();
         resource_limits::apply_oom_score(own, score).unwrap();
-        resource_limits::apply(own, &limits).unwrap();
+        resource_limits::raise(own, &limits).unwrap();
+        resource_limits::set_own(&limits).unwrap();
         let own = proc.own_dir().unwrap();
         proc.read_to_string(&own.join("limits")).unwrap()
             + &proc.read_to_string(&own.join("oom_score_adj")).unwrap()
@@ -257,7 +258,7 @@ fn a_hard_limit_that_may_not_rise_says_what_it_takes() {
     let limits = resource_limits::plan(&process, &mut Findings::default());
     // in a user namespace nobody has the right in the initial one
     let (said, _) = in_child(NEW_USER, || {
-        let error = resource_limits::apply(nix::unistd::Pid::from_raw(0), &limits).unwrap_err();
+        let error = resource_limits::raise(nix::unistd::Pid::from_raw(0), &limits).unwrap_err();
         format!("{} | {}", text(&error), hint(&error).unwrap_or_default())
     });
     assert_eq!(

@@ -9,6 +9,7 @@ use crate::executable::Executable;
 /// What can fail when nothing can be allocated any more.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
+    Limits,
     Bounding,
     Landlock,
     Seccomp,
@@ -34,6 +35,7 @@ impl Refusals {
             serde_json::to_vec(&FromInit::Failed(Failure::from(&failure))).unwrap_or_default()
         };
         let steps = [
+            (Step::Limits, "process.rlimits: cannot be set"),
             (Step::Bounding, "process.capabilities.bounding: cannot be dropped"),
             (
                 Step::Landlock,

@@ -108,7 +108,7 @@ impl<'a> Stretch<'a> {
             Err(_) => return Err((Step::HandOver, Errno::EIO)),
         }
         if let Some(gate) = self.gate {
-            self.starter = Some(gate::wait(gate).map_err(|_| (Step::Wait, Errno::EIO))?);
+            self.starter = Some(gate::wait(gate, &[]).map_err(|_| (Step::Wait, Errno::EIO))?);
         }
         self.run_hooks()
     }

@@ -216,7 +216,9 @@ impl Runtime<'_> {
             return Err(error);
         }
         // from here on the listening socket is closed; its name is only tidied away
-        directory.remove_file(gate::SOCKET).with_context(|| format!("remove {:?}", gate::SOCKET))?;
+        let tidied =
+            directory.remove_file(gate::SOCKET).with_context(|| format!("remove {:?}", gate::SOCKET));
+        tidied.unwrap_or_else(|error| self.log.warn(&text(&error)));
         // hooks may take their time, and the manager's READY may never come: others must be able to stop the container
         let directory = directory.unlock();
         self.after_start(&directory, &state).inspect_err(|_| self.end(&state))?;

@@ -60,6 +60,7 @@ fn options_before_the_command() {
     let systemd = GlobalOptions { cgroup_driver: CgroupDriver::Systemd, ..plain.clone() };
     let debug = GlobalOptions { log_level: Some(Level::Debug), ..plain.clone() };
     let table = vec![
+        ("--log= --log-format text", plain.clone()),
         // containerd
         (
             "--root /r --debug --log /b/log.json --log-format json --systemd-cgroup --rootless=true",
@@ -337,6 +338,9 @@ fn options_in_any_spelling_and_place() {
     let alone = RunOptions { no_subreaper: true, ..detached.clone() };
     check(vec![
         ("run -b /b -d web", Operation::Run(detached.clone())),
+        // what a script gives that has set nothing
+        ("run -b /b -d --pid-file= --console-socket= --config= web", Operation::Run(detached.clone())),
+        ("spec -b=", Operation::Spec(SpecOptions { bundle: ".".into(), rootless: false })),
         ("run -bundle /b -detach web", Operation::Run(detached.clone())),
         ("run web --bundle=/b --detach=true", Operation::Run(detached.clone())),
         ("run -b=/b web -d", Operation::Run(detached.clone())),

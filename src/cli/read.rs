@@ -49,8 +49,9 @@ pub(super) fn globals(argv: &mut Argv) -> Refused<GlobalOptions> {
     let debug = argv.on("debug").then_some(Level::Debug);
     let systemd = if argv.on("systemd-cgroup") { CgroupDriver::Systemd } else { CgroupDriver::Cgroupfs };
     Ok(GlobalOptions {
-        root: argv.path("root"),
-        log: argv.os("log").map(log_target).transpose()?,
+        // an empty one is refused later: what stands for it may be somebody else's
+        root: argv.os("root").map(PathBuf::from),
+        log: argv.given("log").map(log_target).transpose()?,
         log_format: argv.choice("log-format", LOG_FORMATS)?.unwrap_or_default(),
         log_level: debug.or(argv.choice("log-level", LEVELS)?),
         cgroup_driver: match argv.choice("cgroup-manager", CGROUP_DRIVERS)? {
@@ -143,7 +144,7 @@ impl Argv {
     fn criu(&mut self) -> Refused<CriuOptions> {
         Ok(CriuOptions {
             image_path: self.given("image-path").map_or_else(|| "checkpoint".into(), PathBuf::from),
-            work_path: self.given("work-path").map(PathBuf::from),
+            work_path: self.path("work-path"),
             tcp_established: self.on("tcp-established"),
             ext_unix_sk: self.on("ext-unix-sk"),
             shell_job: self.on("shell-job"),
@@ -163,7 +164,7 @@ impl Argv {
         Ok(CheckpointOptions {
             id: self.id()?,
             criu: self.criu()?,
-            parent_path: self.given("parent-path").map(PathBuf::from),
+            parent_path: self.path("parent-path"),
             leave_running: self.on("leave-running"),
             pre_dump: self.on("pre-dump"),
             tcp_skip_in_flight: self.on("tcp-skip-in-flight"),
@@ -223,12 +224,7 @@ impl Argv {
             }
             rdt.push(line);
         }
-        Ok(UpdateOptions {
-            rdt,
-            resources: self.given("resources").map(PathBuf::from),
-            id: self.id()?,
-            limits,
-        })
+        Ok(UpdateOptions { rdt, resources: self.path("resources"), id: self.id()?, limits })
     }
 
     fn exec(&mut self) -> Refused<ExecOptions> {
@@ -352,7 +348,7 @@ impl Argv {
     }
 
     fn path(&mut self, name: &str) -> Option<PathBuf> {
-        self.os(name).map(PathBuf::from)
+        self.given(name).map(PathBuf::from)
     }
 
     fn text(&mut self, name: &str) -> Refused<Option<String>> {

@@ -13,6 +13,8 @@
 //!     |<----------------------------------- Hooks ---|  prestart, createRuntime
 //!     | Proceed ------------------------------------>|
 //!     |<---------------------------- Console + fd ---|  the pty's master
+//!     |<---------------------------------- Limits ---|  before Listening only
+//!     | Proceed ------------------------------------>|
 //!     |<----------------------------------- Ready ---|  or Listening + fd: the seccomp listener
 //!     | Proceed ------------------------------------>|  state is saved; init goes to the start gate
 //!     |<---------------------------- end of file ----|  execve, or Failed before it
@@ -67,6 +69,8 @@ pub enum FromInit {
     },
     /// Something the user should know.
     Warn(String),
+    /// It is about to set its resource limits, for which the runtime has to make room first. Without a listener `Ready` says so too.
+    Limits,
     /// All is done but to start.
     Ready,
     /// One of init's namespaces comes along, for [`FromStarter::Namespaces`].

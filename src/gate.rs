@@ -5,8 +5,8 @@
 //! the kernel itself ends the waiting state when the program runs, even if the starter is killed half-way, and the
 //! starter sees the end of file on its connection at that very moment.
 //!
-//! Until then the kernel hides init, and with it `/proc/PID/ns`, from an ordinary user. To whoever can connect, and for a container
-//! with a user namespace, init hands its namespaces out itself, for `exec`.
+//! Until then the kernel hides init, and with it `/proc/PID/ns`, from an ordinary user. Init of a container with a user namespace
+//! hands its namespaces out itself, for `exec`; below a filter with a listener it does not.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -17,15 +17,19 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, accept4, bind, connect as connect_socket, listen,
     socket,
 };
+use nix::sys::stat::Mode;
 use nix::unistd::read;
 
 use crate::channel::{Channel, FromInit, FromStarter};
+use crate::error::hinted;
 use crate::namespaces::Kind;
 use crate::state::Directory;
 use crate::sys::descriptors::received;
 
 /// How long a connection may stay without a word (milliseconds). A starter speaks at once.
 const LOOK_TIMEOUT: u16 = 1000;
+/// How long init may take for its namespaces (milliseconds). It has them at hand, but it may be stopped.
+const ANSWER_TIMEOUT: u16 = 5000;
 /// The socket's name in the state directory.
 pub const SOCKET: &str = "start.sock";
 /// [`FromStarter::Start`] as it is sent.
@@ -42,6 +46,8 @@ fn address(directory: &Directory) -> nix::Result<UnixAddr> {
 pub fn make(directory: &Directory) -> Result<OwnedFd> {
     let make = || -> nix::Result<OwnedFd> {
         let listener = socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None)?;
+        // whatever the caller's umask is: the name gets this mode
+        nix::sys::stat::fchmod(&listener, Mode::S_IRUSR | Mode::S_IWUSR)?;
         bind(listener.as_raw_fd(), &address(directory)?)?;
         listen(&listener, Backlog::new(8)?)?;
         Ok(listener)
@@ -61,25 +67,35 @@ pub fn is_waiting(directory: &Directory) -> bool {
         && matches!(try_connect(directory, SockFlag::SOCK_NONBLOCK), Ok(_) | Err(Errno::EAGAIN))
 }
 
-fn say(directory: &Directory, word: &FromStarter) -> Result<Channel> {
-    let connection = try_connect(directory, SockFlag::empty())
+fn connect(directory: &Directory, flags: SockFlag) -> Result<Channel> {
+    let connection = try_connect(directory, flags)
         .with_context(|| format!("connect to {:?}", directory.path().join(SOCKET)))?;
-    let channel = Channel::from_fd(connection);
-    channel.send(word, None)?;
-    Ok(channel)
+    Ok(Channel::from_fd(connection))
 }
 
 /// Opens the gate. The answer's end of file says that the program runs; a failure to run it comes before that.
 pub fn start(directory: &Directory) -> Result<Channel> {
-    say(directory, &FromStarter::Start)
+    let channel = connect(directory, SockFlag::empty())?;
+    channel.send(&FromStarter::Start, None)?;
+    Ok(channel)
 }
 
 /// The namespaces (`CLONE_NEW*`) of an init that waits, which it hands out itself.
 pub fn namespaces(directory: &Directory, flags: u64) -> Result<Vec<(Kind, OwnedFd)>> {
-    let channel = say(directory, &FromStarter::Namespaces)?;
-    let receive = |kind| match channel.receive()? {
-        Some((FromInit::Namespace, Some(fd))) => Ok((kind, fd)),
-        _ => bail!("init does not hand its {} namespace out", Kind::name(kind)),
+    let channel = connect(directory, SockFlag::SOCK_NONBLOCK)?;
+    channel.send(&FromStarter::Namespaces, None)?;
+    let receive = |kind| {
+        let mut answer = [PollFd::new(channel.fd().as_fd(), PollFlags::POLLIN)];
+        if poll(&mut answer, ANSWER_TIMEOUT)? == 0 {
+            bail!("the container is only created, and its process does not answer");
+        }
+        match channel.receive()? {
+            Some((FromInit::Namespace, Some(fd))) => Ok((kind, fd)),
+            _ => Err(hinted(
+                "the container is only created",
+                "its process is hidden from an ordinary user until it is started, and below a seccomp filter with an agent it cannot help",
+            )),
+        }
     };
     Kind::among(flags).map(receive).collect()
 }
@@ -128,6 +144,15 @@ mod tests {
         // another test may just have copied this process with all its descriptors
         nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
         assert!(!is_waiting(&claim));
+    }
+
+    #[test]
+    fn it_is_the_owner_s_whatever_the_umask() {
+        let dir = tempfile::tempdir().unwrap();
+        let claim = Root::make(dir.path(), false).unwrap().claim("web").unwrap();
+        let _listener = make(&claim).unwrap();
+        let mode = nix::sys::stat::fstatat(claim.fd(), SOCKET, nix::fcntl::AtFlags::empty()).unwrap().st_mode;
+        assert_eq!(mode & 0o077, 0, "{mode:o}");
     }
 
     #[test]

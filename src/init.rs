@@ -519,19 +519,19 @@ fn run(kit: Kit, ready: &Ready<'_>, plan: Option<&Plan>) -> ! {
 /// allocation, no logging, a fixed list of system calls.
 fn become_program<'r>(ready: &Ready<'_>, refusals: &'r Refusals, load: &mut Load<'_>) -> &'r [u8] {
     umask(Mode::from_bits_truncate(ready.program.credentials.umask.unwrap_or(0o022)));
-    let limited = resource_limits::set_own(&ready.program.limits).map_err(|errno| (Step::Limits, errno));
-    match limited.and_then(|()| take_rights_away(ready, load)) {
+    match take_rights_away(ready, load) {
         Ok(()) => refusals.of_exec(tasks::execve(ready.executable.path(), &ready.args, &ready.env)),
         Err((step, _)) => refusals.of(step),
     }
 }
 
-/// From the runtime's privileges to those of the program. Without no_new_privs Landlock and the filter need CAP_SYS_ADMIN, so they
+/// From the runtime's limits and privileges to those of the program. Without no_new_privs Landlock and the filter need CAP_SYS_ADMIN, so they
 /// come first of all; with it, last. The filter may forbid the other.
 fn take_rights_away(ready: &Ready<'_>, load: &mut Load<'_>) -> Result<(), (Step, Errno)> {
     let at = |step: Step| move |errno: Errno| (step, errno);
     let program = ready.program;
     let user = &program.credentials;
+    resource_limits::set_own(&program.limits).map_err(at(Step::Limits))?;
     user.drop_bounding().map_err(at(Step::Bounding))?;
     if !user.no_new_privileges {
         restrict(ready).map_err(at(Step::Landlock))?;

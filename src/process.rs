@@ -250,6 +250,8 @@ impl Init {
                     (service.hooks)()?;
                     self.proceed(None)?;
                 }
+                // they were raised before it was asked what it needs
+                (FromInit::Limits, _) => self.proceed(None)?,
                 (FromInit::Console { number }, Some(master)) => (service.console)(master, number)?,
                 (FromInit::Warn(warning), _) => (service.warn)(&warning),
                 (FromInit::Ready, _) => return Ok(()),

@@ -59,11 +59,11 @@ pub fn oom_score(process: &Process, findings: &mut Findings) -> Option<i32> {
 pub fn raise(pid: Pid, limits: &[Limit]) -> anyhow::Result<()> {
     for limit in limits {
         let raised = sys::limits::limit(pid, limit.resource).and_then(|(soft, hard)| {
-            if limit.hard > hard {
-                sys::limits::set_limit(pid, limit.resource, soft, limit.hard)
-            } else {
-                Ok(())
+            // also when it is the same: the kernel may not take it any more (`fs.nr_open`)
+            if limit.hard < hard && limit.soft <= soft {
+                return Ok(());
             }
+            sys::limits::set_limit(pid, limit.resource, soft.max(limit.soft), hard.max(limit.hard))
         });
         match raised {
             Ok(()) => {}

@@ -149,11 +149,11 @@ impl<S: AsFd> Stream<S> {
     fn new(standard: S, mode: OFlag) -> Self {
         let path = format!("/proc/self/fd/{}", standard.as_fd().as_raw_fd());
         let flags = mode | OFlag::O_NONBLOCK | OFlag::O_NOCTTY | OFlag::O_CLOEXEC;
+        // a pty's master opened once more is another pty's
+        let is_terminal =
+            isatty(&standard).is_ok_and(|yes| yes) && terminal::number(standard.as_fd()).is_err();
         // a terminal of another user's may be used, and not be opened
-        let own = isatty(&standard)
-            .is_ok_and(|yes| yes)
-            .then(|| open(path.as_str(), flags, Mode::empty()).ok())
-            .flatten();
+        let own = is_terminal.then(|| open(path.as_str(), flags, Mode::empty()).ok()).flatten();
         Self { standard, own }
     }
 
@@ -171,11 +171,21 @@ struct Output {
     stream: Stream<Stdout>,
     /// What has not been taken yet. More is read once it is empty: whoever reads slowly slows the container down.
     pending: Vec<u8>,
-    /// Nobody reads any more: what comes is thrown away, so that the program is not stuck for ever.
+    /// Nobody reads, or not any more: what comes is thrown away, so that the program is not stuck for ever.
     discard: bool,
 }
 
 impl Output {
+    fn new(standard: Stdout) -> Self {
+        // one that was not opened for writing would never be ready for it
+        let flags = fcntl(&standard, FcntlArg::F_GETFL).unwrap_or_default();
+        Self {
+            discard: flags & libc::O_ACCMODE == libc::O_RDONLY,
+            stream: Stream::new(standard, OFlag::O_WRONLY),
+            pending: Vec::new(),
+        }
+    }
+
     fn give(&mut self) {
         while !self.pending.is_empty() {
             let mut wanted = [PollFd::new(self.stream.fd(), PollFlags::POLLOUT)];
@@ -230,11 +240,7 @@ impl Relay {
             at_line_start: true,
             input: Stream::new(std::io::stdin(), OFlag::O_RDONLY),
             input_open: true,
-            output: Output {
-                stream: Stream::new(std::io::stdout(), OFlag::O_WRONLY),
-                pending: Vec::new(),
-                discard: false,
-            },
+            output: Output::new(std::io::stdout()),
             output_open: true,
             raw: Raw::enter(),
         };

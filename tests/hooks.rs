@@ -252,6 +252,18 @@ fn hooks_in_the_container_are_told_the_pid_that_they_see() {
     }
 }
 
+/// Programs of the image have no more than the container's process.
+#[test]
+fn start_container_hooks_have_the_process_s_resource_limits() {
+    let Some(b) = bundle(FOREVER) else { return };
+    let b =
+        b.with(|c| c["process"]["rlimits"] = json!([{ "type": "RLIMIT_NOFILE", "soft": 77, "hard": 88 }]));
+    let file = place(&b, "startContainer", "limits");
+    let b = with_hook(b, "startContainer", &format!("ulimit -Sn > {file}; ulimit -Hn >> {file}"));
+    b.start();
+    assert_eq!(fs::read_to_string(b.root("limits")).unwrap(), "77\n88\n");
+}
+
 #[test]
 fn hooks_begin_in_the_bundle_and_in_the_container_in_the_process_s_directory() {
     let Some(mut b) = bundle(FOREVER) else { return };

@@ -305,8 +305,9 @@ fn start_container_hooks_run_without_the_filter() {
         else {
             return;
         };
-        let hook = "cat > /data/state; mkdir /data/made && grep Seccomp: /proc/self/status > /data/hook";
+        let hook = "cat > /data/state; mkdir /data/made && grep Seccomp: /proc/self/status > /data/hook; ulimit -n >> /data/hook";
         let b = b.with(|c| {
+            c["process"]["rlimits"] = json!([{ "type": "RLIMIT_NOFILE", "soft": 77, "hard": 88 }]);
             c["hooks"] = json!({ "startContainer": [{ "path": "/bin/sh", "args": ["sh", "-c", hook] }] });
         });
         let out = if create {
@@ -317,11 +318,22 @@ fn start_container_hooks_run_without_the_filter() {
         } else {
             b.run().ok().out
         };
-        assert!(out.starts_with("Seccomp:\t0\n"), "{out:?}");
+        assert!(out.starts_with("Seccomp:\t0\n77\n"), "{out:?}");
         assert!(!agent.calls().contains(&libc::SYS_mkdirat));
         let state: Value = serde_json::from_slice(&std::fs::read(b.root("data/state")).unwrap()).unwrap();
         assert_eq!((&state["status"], &state["pid"]), (&json!("created"), &json!(1)));
     }
+}
+
+#[test]
+fn a_limit_that_leaves_no_descriptor_for_the_listener_is_named() {
+    let Some((b, _agent)) = supervised("true", ASKED) else { return };
+    if !only_berth("runc's init needs more") {
+        return;
+    }
+    let b = b.with(|c| c["process"]["rlimits"] = json!([{ "type": "RLIMIT_NOFILE", "soft": 3, "hard": 3 }]));
+    b.try_create(&[]).fails(1, "process.rlimits: RLIMIT_NOFILE leaves no descriptor");
+    b.assert_nothing_left();
 }
 
 #[test]

@@ -205,6 +205,18 @@ fn a_reader_that_goes_away_does_not_hold_the_program_up() {
     assert_eq!(run.wait().unwrap().code(), Some(4));
 }
 
+#[test]
+fn a_standard_output_that_cannot_be_written_to_holds_nobody_up() {
+    let Some(b) = terminal("echo some words; exit 4") else { return };
+    let (reader, _writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
+    let mut run = b.launch_command("run", &[], &b.id).stdout(reader).spawn().unwrap();
+    let ended = child_ended(&run, DEADLINE);
+    if !ended {
+        run.kill().unwrap();
+    }
+    assert_eq!(run.wait().unwrap().code(), Some(4));
+}
+
 /// Signals are heard while nobody reads the output, and after the end they give up what is left of it.
 #[test]
 fn signals_are_passed_on_while_nobody_reads() {

@@ -14,6 +14,7 @@ pub(super) enum Step {
     Landlock,
     Seccomp,
     SecondListener,
+    NoDescriptor,
     HandOver,
     Wait,
     Attendant,
@@ -46,6 +47,10 @@ impl Refusals {
                 Step::SecondListener,
                 "linux.seccomp: SCMP_ACT_NOTIFY: a filter around berth has a listener, and the kernel allows one",
             ),
+            (
+                Step::NoDescriptor,
+                "process.rlimits: RLIMIT_NOFILE leaves no descriptor for the listener of linux.seccomp",
+            ),
             (Step::HandOver, "linux.seccomp: SCMP_ACT_NOTIFY: the listener cannot be handed over"),
             (
                 Step::Wait,
@@ -58,6 +63,7 @@ impl Refusals {
         ];
         let reasons = [
             Errno::EACCES,
+            Errno::EAGAIN,
             Errno::ENOENT,
             Errno::ENOEXEC,
             Errno::EPERM,

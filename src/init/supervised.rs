@@ -16,8 +16,8 @@ use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{read, write};
 
 use super::{
-    EXIT_ABANDONED, EXIT_FAILED, Ready, Refusals, Step, become_program, close_all_but, fail, state_of_ours,
-    take_rights_away,
+    EXIT_ABANDONED, EXIT_FAILED, Ready, Refusals, Step, become_program, close_all_but, fail, request,
+    state_of_ours, take_rights_away,
 };
 use crate::channel::{Channel, Failure, FromInit, FromStarter};
 use crate::error::{HookFailed, text};
@@ -83,6 +83,9 @@ impl<'a> Stretch<'a> {
         kept.extend(attendant.iter().flat_map(Attendant::descriptors));
         kept.extend(ready.landlock.as_ref().map(AsRawFd::as_raw_fd));
         close_all_but(ready.program.preserve_fds, kept).context("prepare to run the program")?;
+        if !ready.program.limits.is_empty() {
+            request(channel, &FromInit::Limits).context("process.rlimits")?;
+        }
         let report = vec![0; MAX_REPORT];
         let offer = Offer::prepare(channel, way)?;
         Ok(Self { channel, gate, filter, offer, attendant, report, starter: None })
@@ -99,6 +102,7 @@ impl<'a> Stretch<'a> {
         let listener = match load_seccomp(program, *flags) {
             Ok(Some(listener)) => listener,
             Err(errno @ Errno::EBUSY) => return Err((Step::SecondListener, errno)),
+            Err(errno @ Errno::EMFILE) => return Err((Step::NoDescriptor, errno)),
             Ok(None) => return Err((Step::Seccomp, Errno::EINVAL)),
             Err(errno) => return Err((Step::Seccomp, errno)),
         };

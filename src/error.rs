@@ -28,41 +28,31 @@ pub mod phrases {
     pub const EXEC_PAUSED: &str = "cannot exec in a paused container (use --ignore-paused to override)";
 }
 
-/// There is no such container.
-#[derive(Debug, Clone, Copy)]
-pub struct DoesNotExist;
+/// Errors that are one phrase, for code that asks which one it is.
+macro_rules! phrase_errors {
+    ($($(#[$doc:meta])* $name:ident: $phrase:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy)]
+        pub struct $name;
 
-impl fmt::Display for DoesNotExist {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(phrases::DOES_NOT_EXIST)
-    }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(phrases::$phrase)
+            }
+        }
+
+        impl std::error::Error for $name {}
+    )*};
 }
 
-impl std::error::Error for DoesNotExist {}
-
-/// There is such a container already.
-#[derive(Debug, Clone, Copy)]
-pub struct Exists;
-
-impl fmt::Display for Exists {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(phrases::ID_EXISTS)
-    }
+phrase_errors! {
+    /// There is no such container.
+    DoesNotExist: DOES_NOT_EXIST;
+    /// There is such a container already.
+    Exists: ID_EXISTS;
+    /// The container's process is not there to be signalled.
+    NotRunning: NOT_RUNNING;
 }
-
-impl std::error::Error for Exists {}
-
-/// The container's process is not there to be signalled.
-#[derive(Debug, Clone, Copy)]
-pub struct NotRunning;
-
-impl fmt::Display for NotRunning {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(phrases::NOT_RUNNING)
-    }
-}
-
-impl std::error::Error for NotRunning {}
 
 /// A hook of start has failed, after which the container is destroyed (runtime-spec, runtime.md, lifecycle, step 7).
 #[derive(Debug, Clone)]

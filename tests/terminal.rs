@@ -39,6 +39,14 @@ fn receive(listener: &UnixListener) -> OwnedFd {
     master
 }
 
+/// How `run` ends; killed at the deadline, it has no code.
+fn exit_code(mut run: Child) -> Option<i32> {
+    if !child_ended(&run, DEADLINE) {
+        run.kill().unwrap();
+    }
+    run.wait().unwrap().code()
+}
+
 #[test]
 fn the_console_socket_gets_one_descriptor_with_the_configured_size() {
     let Some(b) = terminal("tty; stty size; echo answer: $(cat)") else { return };
@@ -197,24 +205,16 @@ fn a_reader_that_goes_away_does_not_hold_the_program_up() {
     };
     let (reader, writer) = nix::unistd::pipe().unwrap();
     drop(reader);
-    let mut run = b.launch_command("run", &[], &b.id).stdout(writer).spawn().unwrap();
-    let ended = child_ended(&run, DEADLINE);
-    if !ended {
-        run.kill().unwrap();
-    }
-    assert_eq!(run.wait().unwrap().code(), Some(4));
+    let run = b.launch_command("run", &[], &b.id).stdout(writer).spawn().unwrap();
+    assert_eq!(exit_code(run), Some(4));
 }
 
 #[test]
 fn a_standard_output_that_cannot_be_written_to_holds_nobody_up() {
     let Some(b) = terminal("echo some words; exit 4") else { return };
     let (reader, _writer) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).unwrap();
-    let mut run = b.launch_command("run", &[], &b.id).stdout(reader).spawn().unwrap();
-    let ended = child_ended(&run, DEADLINE);
-    if !ended {
-        run.kill().unwrap();
-    }
-    assert_eq!(run.wait().unwrap().code(), Some(4));
+    let run = b.launch_command("run", &[], &b.id).stdout(reader).spawn().unwrap();
+    assert_eq!(exit_code(run), Some(4));
 }
 
 /// Signals are heard while nobody reads the output, and after the end they give up what is left of it.
@@ -236,9 +236,5 @@ fn signals_are_passed_on_while_nobody_reads() {
     until("reaped", || !Path::new("/proc").join(&pid).exists());
     assert!(run.try_wait().unwrap().is_none(), "the rest of the output has been given up");
     terminate(&run);
-    let ended = child_ended(&run, DEADLINE);
-    if !ended {
-        run.kill().unwrap();
-    }
-    assert_eq!(run.wait().unwrap().code(), Some(7));
+    assert_eq!(exit_code(run), Some(7));
 }

@@ -39,6 +39,16 @@ pub fn read_until(master: &mut File, done: impl Fn(&str) -> bool) -> String {
     }
 }
 
+/// The master of a new terminal that nobody has changed.
+pub fn new_master() -> File {
+    let master =
+        OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/ptmx").unwrap();
+    unlock(master.as_fd()).unwrap();
+    assert!(number(master.as_fd()).is_ok());
+    set_size(master.as_fd(), Size { height: 41, width: 123 }).unwrap();
+    master
+}
+
 /// The runtime on a terminal of its own.
 #[derive(Debug)]
 pub struct Session {
@@ -57,11 +67,7 @@ impl Session {
 
     /// Starts the command as it is, with a new terminal as its standard streams.
     pub fn start_alone(mut command: Command) -> Self {
-        let master =
-            OpenOptions::new().read(true).write(true).custom_flags(libc::O_NOCTTY).open("/dev/ptmx").unwrap();
-        unlock(master.as_fd()).unwrap();
-        assert!(number(master.as_fd()).is_ok());
-        set_size(master.as_fd(), Size { height: 41, width: 123 }).unwrap();
+        let master = new_master();
         let slave = File::from(peer(master.as_fd()).unwrap());
         command.stdin(slave.try_clone().unwrap()).stdout(slave.try_clone().unwrap()).stderr(slave);
         let child = command.spawn().unwrap();

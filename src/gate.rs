@@ -21,7 +21,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::read;
 
 use crate::channel::{Channel, FromInit, FromStarter};
-use crate::error::hinted;
+use crate::error::{errno, hinted};
 use crate::namespaces::Kind;
 use crate::state::Directory;
 use crate::sys::descriptors::received;
@@ -73,17 +73,26 @@ fn connect(directory: &Directory, flags: SockFlag) -> Result<Channel> {
     Ok(Channel::from_fd(connection))
 }
 
+/// Says `word` to init, on a new connection when this process stood still for so long that init took it for one that only looks.
+fn say(directory: &Directory, flags: SockFlag, mut channel: Channel, word: &FromStarter) -> Result<Channel> {
+    loop {
+        match channel.send(word, None) {
+            Err(error) if errno(&error) == Some(Errno::EPIPE) => channel = connect(directory, flags)?,
+            result => return result.map(|()| channel),
+        }
+    }
+}
+
 /// Opens the gate. The answer's end of file says that the program runs; a failure to run it comes before that.
 pub fn start(directory: &Directory) -> Result<Channel> {
-    let channel = connect(directory, SockFlag::empty())?;
-    channel.send(&FromStarter::Start, None)?;
-    Ok(channel)
+    let flags = SockFlag::empty();
+    say(directory, flags, connect(directory, flags)?, &FromStarter::Start)
 }
 
 /// The namespaces (`CLONE_NEW*`) of an init that waits, which it hands out itself.
 pub fn namespaces(directory: &Directory, flags: u64) -> Result<Vec<(Kind, OwnedFd)>> {
-    let channel = connect(directory, SockFlag::SOCK_NONBLOCK)?;
-    channel.send(&FromStarter::Namespaces, None)?;
+    let at_once = SockFlag::SOCK_NONBLOCK;
+    let channel = say(directory, at_once, connect(directory, at_once)?, &FromStarter::Namespaces)?;
     let receive = |kind| {
         let mut answer = [PollFd::new(channel.fd().as_fd(), PollFlags::POLLIN)];
         if poll(&mut answer, ANSWER_TIMEOUT)? == 0 {
@@ -105,16 +114,18 @@ pub fn namespaces(directory: &Directory, flags: u64) -> Result<Vec<(Kind, OwnedF
 /// nothing unless it fails or is asked.
 pub fn wait(listener: &OwnedFd, own: &[OwnedFd]) -> Result<Channel> {
     loop {
-        let connection = match accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC) {
+        let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+        let connection = match accept4(listener.as_raw_fd(), flags) {
             Ok(raw) => Channel::from_fd(received(raw)),
             Err(Errno::EINTR | Errno::ECONNABORTED) => continue,
             Err(errno) => return Err(errno).context("wait for start"),
         };
         // whoever only looks may have been frozen between connecting and closing
         let mut spoken = [PollFd::new(connection.fd().as_fd(), PollFlags::POLLIN)];
-        let silent = matches!(poll(&mut spoken, PollTimeout::from(LOOK_TIMEOUT)), Ok(0));
+        let _waited = poll(&mut spoken, PollTimeout::from(LOOK_TIMEOUT));
         let mut said = [0_u8; NAMESPACES.len() + 1];
-        let length = if silent { 0 } else { read(connection.fd(), &mut said).unwrap_or_default() };
+        // it may have spoken at the last moment
+        let length = read(connection.fd(), &mut said).unwrap_or_default();
         match said.get(..length) {
             Some(START) => return Ok(connection),
             Some(NAMESPACES) => {
@@ -164,6 +175,19 @@ mod tests {
         let starter = start(&claim).unwrap();
         let connection = wait(&listener, &[]).unwrap();
         drop(connection);
+        assert!(starter.receive::<FromInit>().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_starter_that_was_let_go_comes_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let claim = Root::make(dir.path(), false).unwrap().claim("web").unwrap();
+        let listener = make(&claim).unwrap();
+        let flags = SockFlag::empty();
+        let slow = connect(&claim, flags).unwrap();
+        drop(received(accept4(listener.as_raw_fd(), SockFlag::SOCK_CLOEXEC).unwrap()));
+        let starter = say(&claim, flags, slow, &FromStarter::Start).unwrap();
+        drop(wait(&listener, &[]).unwrap());
         assert!(starter.receive::<FromInit>().unwrap().is_none());
     }
 

@@ -419,6 +419,8 @@ impl<'a> Making<'a> {
                     };
                     cgroup.create_unit(manager, pid)?;
                     *claimed = Some(cgroup.cgroup().clone());
+                    // soon: without it what a killed runtime leaves is not known for ours
+                    cgroup.cgroup().mark(self.mark);
                     self.limit(cgroup)
                 },
                 maps: (&plan.namespaces.uid_map, &plan.namespaces.gid_map),

@@ -153,7 +153,13 @@ impl Cgroup {
         if claimed {
             return of(&[Owner::Ours, Owner::Nobody, Owner::Unknown]).kill_and_remove();
         }
-        of(&[Owner::Nobody]).remove_if_empty();
+        let mut nobodys = of(&[Owner::Nobody]);
+        if self.unit.is_some() {
+            // systemd hears by its own directory that nobody is in it any more; without it the unit would stay
+            nobodys.unified = None;
+            nobodys.v1.retain(|place| !place.has("name=systemd"));
+        }
+        nobodys.remove_if_empty();
         let unknown = of(&[Owner::Unknown]);
         if unknown.is_empty() { Ok(()) } else { unknown.kill_and_remove() }
     }

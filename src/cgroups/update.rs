@@ -137,12 +137,12 @@ impl Update<'_> {
     /// those before it are taken back.
     pub fn apply(&self) -> Result<Applied<'_>> {
         self.check_memory()?;
-        if let (Some(place), Some(mount)) = (&self.cgroup.unified, &self.mount) {
-            v2::enable(mount, &place.path, &self.enable)?;
-        }
+        self.enable()?;
         let undo = earlier(self.cgroup, &self.writes)?;
         if let Some(unit) = self.cgroup.unit() {
             unit.set(&self.properties)?;
+            // until it was told, systemd may have disabled what nobody needed by its knowledge
+            self.enable()?;
         }
         let properties = &self.properties_before;
         let mut applied =
@@ -154,6 +154,13 @@ impl Update<'_> {
                 Ok(()) => error,
                 Err(left) => error.context(format!("not everything could be taken back: {}", text(&left))),
             }),
+        }
+    }
+
+    fn enable(&self) -> Result<()> {
+        match (&self.cgroup.unified, &self.mount) {
+            (Some(place), Some(mount)) => v2::enable(mount, &place.path, &self.enable),
+            _ => Ok(()),
         }
     }
 

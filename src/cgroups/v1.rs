@@ -12,7 +12,7 @@ use super::devices::Line;
 use super::directory::{open_directory, open_file, read_value, tick, write_all, write_file};
 
 /// The freezer of an idle machine answers at once; a process in uninterruptible sleep can make it take for ever.
-const FREEZE_TIME: Duration = Duration::from_secs(2);
+const FREEZE_TIME: Duration = Duration::from_secs(10);
 /// A freezer that got stuck is often freed by thawing.
 const TRIES_BEFORE_THAW: u32 = 50;
 

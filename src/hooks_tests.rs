@@ -123,7 +123,7 @@ fn a_timeout_kills_the_whole_group() {
     nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
     // the child in the background holds the fifo open for writing until it is killed
     let mut hook = shell("/bin/sleep 1000 3>\"$1\" & wait", &[fifo.to_str().unwrap()]);
-    hook.timeout = Some(Duration::from_millis(300));
+    hook.timeout = Some(Duration::from_secs(1));
     let reader =
         nix::fcntl::open(&fifo, OFlag::O_RDONLY | OFlag::O_NONBLOCK, nix::sys::stat::Mode::empty()).unwrap();
     let error = run("prestart", &[hook], b"").unwrap_err();

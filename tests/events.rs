@@ -4,12 +4,16 @@
 
 mod support;
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::io::{BufRead, BufReader};
+use std::os::fd::AsFd;
+use std::process::{Child, ChildStdout, Stdio};
 
+use berth::sys::terminal::{Size, set_size};
 use serde_json::{Value, json};
-use support::{Bundle, DEADLINE, bundle, cgroup_value, child_ended, only_berth, only_v2, unique, wait_exit};
+use support::terminal::{Session, read_until};
+use support::{
+    Bundle, DEADLINE, bundle, cgroup_value, child_ended, only_berth, only_v2, unique, until, wait_exit,
+};
 
 const FOREVER: &str = "exec sleep 1000";
 
@@ -97,9 +101,12 @@ fn one_reading_has_runcs_keys_and_the_kernels_numbers() {
 fn the_network_counts_are_the_containers() {
     let Some(b) = berths(FOREVER) else { return };
     let c = b.start();
-    let data = c.say(&["events", "--stats"]).ok().json();
-    let host = std::fs::read_to_string("/proc/net/dev").unwrap().lines().count() - 2;
-    assert_eq!(data["data"]["network_interfaces"].as_array().unwrap().len(), host, "it shares the host's");
+    // it shares the host's, where others come and go
+    until("it has as many as the host", || {
+        let data = c.say(&["events", "--stats"]).ok().json();
+        let host = std::fs::read_to_string("/proc/net/dev").unwrap().lines().count() - 2;
+        data["data"]["network_interfaces"].as_array().unwrap().len() == host
+    });
 }
 
 #[test]
@@ -217,9 +224,12 @@ fn stats_is_a_table_and_json() {
     assert_eq!(lines[0][..2], ["ID", "STATUS"]);
     assert_eq!(lines[1][..2], [b.id.as_str(), "running"]);
     assert_eq!(lines[1][4..6], ["64.0MiB", "1/33"]);
-    let usage = b.say(&["stats", "--format", "json", "--interval", "100ms"]).ok().json();
+    let mut usage = Value::Null;
+    until("it does nothing but work", || {
+        usage = b.say(&["stats", "--format", "json", "--interval", "100ms"]).ok().json();
+        usage["cpu_percent"].as_f64().unwrap() > 1.0
+    });
     assert_eq!((usage["id"].as_str(), usage["memory_limit"].as_u64()), (Some(b.id.as_str()), Some(64 << 20)));
-    assert!(usage["cpu_percent"].as_f64().unwrap() > 1.0, "it does nothing but work: {usage}");
     assert!(usage["cpu_total"].as_u64().unwrap() > 0);
 
     c.kill("KILL").ok();
@@ -233,26 +243,15 @@ fn stats_is_a_table_and_json() {
 fn stats_on_a_terminal_is_drawn_in_place_until_the_container_ends() {
     let Some(b) = berths(FOREVER) else { return };
     let c = b.start();
-    let size = nix::pty::Winsize { ws_row: 20, ws_col: 30, ws_xpixel: 0, ws_ypixel: 0 };
-    let pty = nix::pty::openpty(&size, None).unwrap();
-    let mut command: Command = b.command(&["stats", "--interval", "20ms", &b.id]);
-    let mut child = command.stdout(pty.slave).spawn().unwrap();
-    drop(command);
-    let mut master = File::from(pty.master);
-    let mut text = String::new();
-    let mut killed = false;
-    loop {
-        let mut buffer = [0; 4096];
-        // EIO when the other side is closed
-        let Ok(count @ 1..) = master.read(&mut buffer) else { break };
-        text.push_str(&String::from_utf8_lossy(&buffer[..count]));
-        if !killed && text.matches("\x1b[2A\r\x1b[J").count() > 2 {
-            c.kill("KILL").ok();
-            killed = true;
-        }
-    }
-    assert!(killed, "{text:?}");
-    assert!(child.wait().unwrap().success());
+    let mut session = Session::start_alone(b.command(&["stats", "--interval", "20ms", &b.id]));
+    set_size(session.master.as_fd(), Size { height: 20, width: 30 }).unwrap();
+    let drawn = |text: &str| text.matches("\x1b[2A\r\x1b[J").count() > 2;
+    let mut text = read_until(&mut session.master, drawn);
+    assert!(drawn(&text), "{text:?}");
+    c.kill("KILL").ok();
+    let (rest, code) = session.end();
+    text.push_str(&rest);
+    assert_eq!(code, 0, "{text:?}");
     assert!(text.contains("stopped"), "{text:?}");
     let widest = text.split(['\n', '\r']).map(|line| line.replace("\x1b[J", "").replace("\x1b[2A", ""));
     assert!(widest.into_iter().all(|line| line.chars().count() <= 30), "{text:?}");

@@ -128,7 +128,8 @@ fn a_container_cannot_reach_it() {
     let mounts = fs::read_to_string(format!("/proc/{}/mountinfo", container.pid)).unwrap();
     assert!(!mounts.contains(p.bundle.state_root().to_str().unwrap()), "{mounts}");
     for entry in fs::read_dir(format!("/proc/{}/fd", container.pid)).unwrap() {
-        let target = fs::read_link(entry.unwrap().path()).unwrap();
+        // init closes those of who has only looked at its state
+        let Ok(target) = fs::read_link(entry.unwrap().path()) else { continue };
         assert!(!target.starts_with(p.bundle.state_root()), "{target:?}");
     }
 }

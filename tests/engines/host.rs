@@ -52,8 +52,10 @@ pub fn lacks_criu() -> Option<&'static str> {
 }
 
 /// A program that says the same word again and again, which is lost when it is not continued but begun anew.
-pub const REMEMBERS: &str =
-    "w=$(cat /proc/sys/kernel/random/uuid); while :; do echo $w > /word; sleep 0.1; done";
+pub const REMEMBERS: &str = "w=$(cat /proc/sys/kernel/random/uuid); while :; do echo $w > /word.new; mv /word.new /word; sleep 0.1; done";
+
+/// Takes all memory once there is a file `/go`: engines begin to watch what they have started.
+pub const OUT_OF_MEMORY_AT_GO: &str = "until [ -e /go ]; do usleep 10000; done; exec tail /dev/zero";
 
 /// What engines and runtimes need of the machine's `/run` to reach systemd, of the system and of users.
 const OF_SYSTEMD: [&str; 3] = ["systemd", "dbus", "user"];

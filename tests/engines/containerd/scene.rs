@@ -41,6 +41,11 @@ impl<'a> Scene<'a> {
         self.run(&[&["--rm"], flags].concat(), "c", &["sh", "-c", script])
     }
 
+    /// `ctr run --rm FLAGS IMAGE c sh -c SCRIPT` until what it printed is there, as for [`Scene::says`].
+    pub fn prints(&self, flags: &[&str], script: &str, text: &str) -> Result<()> {
+        until(SOON, || self.sh(flags, script)?.prints(text).map(drop))
+    }
+
     /// A container called `id` that does nothing until it is ended, and has a shell for `exec`.
     pub fn idle(&self, id: &str, flags: &[&str]) -> Result<()> {
         self.run(&[&["-d"], flags].concat(), id, &["sleep", "1000"])?.exits(0).map(drop)

@@ -80,14 +80,18 @@ impl<'a> Scene<'a> {
 
     /// Waits until a container has ended with this code for this reason.
     pub fn ends(&self, container: &str, code: i64, reason: &str) -> Result<()> {
-        let status = self.becomes(container, super::pod::EXITED)?;
-        ensure!(
-            status["exit_code"] == code && status["reason"] == reason,
-            "exit code {} ({}) instead of {code} ({reason})",
-            status["exit_code"],
-            status["reason"]
-        );
-        Ok(())
+        self.becomes(container, super::pod::EXITED)?;
+        // that there was no memory is told by itself, in no certain order
+        until(SOON, || {
+            let status = self.status(container)?;
+            ensure!(
+                status["exit_code"] == code && status["reason"] == reason,
+                "exit code {} ({}) instead of {code} ({reason})",
+                status["exit_code"],
+                status["reason"]
+            );
+            Ok(())
+        })
     }
 
     /// A shared directory of the host, of this case alone.

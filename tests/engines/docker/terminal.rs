@@ -13,6 +13,7 @@ use nix::unistd::ttyname;
 
 use super::client::until;
 use super::scene::{SOON, Scene};
+use crate::calls::slowness;
 use crate::host::host;
 
 /// The size that the terminal has at first.
@@ -53,7 +54,7 @@ impl Terminal {
 
     /// Reads until a line fits, and forgets everything up to what was read.
     pub fn shows(&mut self, what: &str, fits: impl Fn(&str) -> bool) -> Result<()> {
-        let deadline = Instant::now() + SOON;
+        let deadline = Instant::now() + SOON * slowness();
         while !self.text.lines().any(|line| fits(line.trim())) {
             let more = self.reads(Duration::from_millis(500))?;
             let ended = !more && self.client.try_wait()?.is_some();
@@ -75,7 +76,7 @@ impl Terminal {
 
     fn answers_once(&mut self, command: &str, answer: &str) -> Result<()> {
         self.types(&format!("{command}; echo end-of-answer\n"))?;
-        let deadline = Instant::now() + SOON;
+        let deadline = Instant::now() + SOON * slowness();
         while !self.text.lines().any(|line| line.trim() == "end-of-answer") {
             let more = self.reads(Duration::from_millis(500))?;
             let ended = !more && self.client.try_wait()?.is_some();
@@ -103,7 +104,7 @@ impl Terminal {
 
     /// Waits for the client's end: its exit status.
     pub fn ends(&mut self) -> Result<i32> {
-        let deadline = Instant::now() + SOON;
+        let deadline = Instant::now() + SOON * slowness();
         loop {
             if let Some(status) = self.client.try_wait()? {
                 return status.code().context("the client was killed");

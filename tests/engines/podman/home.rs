@@ -317,7 +317,15 @@ impl Home {
 
     /// podman removes a pod's own cgroup where it has made it, and not where a runtime has: those count not.
     fn container_cgroups(&self) -> Vec<PathBuf> {
-        let all = top_cgroups(self.user.cgroup()).into_iter().flat_map(|parent| cgroups_below(&parent));
+        // root's, which its own test makes at the same time, are not this user's
+        let parents = match &self.user {
+            User::Root => top_cgroups(self.user.cgroup()),
+            User::Ordinary(Ordinary { uid, known: true, .. }) => {
+                top_cgroups(&format!("user.slice/user-{uid}.slice"))
+            }
+            User::Ordinary(_) => Vec::new(),
+        };
+        let all = parents.into_iter().flat_map(|parent| cgroups_below(&parent));
         all.filter(|path| {
             path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"libpod-"))
         })
@@ -376,7 +384,9 @@ impl Home {
             ensure!(condemned.iter().all(|pid| ended(*pid)), "processes do not die: {condemned:?}");
             Ok(())
         })?;
-        for parent in top_cgroups(self.user.cgroup()).iter().filter(|_| !self.shared_cgroup) {
+        for parent in
+            top_cgroups(self.user.cgroup()).iter().filter(|_| !self.shared_cgroup && self.user == User::Root)
+        {
             cgroups_below(parent).iter().for_each(|path| std::fs::remove_dir(path).unwrap_or_default());
             std::fs::remove_dir(parent).unwrap_or_default();
         }

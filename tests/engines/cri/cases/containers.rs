@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::Cases;
 use crate::cri::pod::{CREATED, EXITED, RUNNING, limited};
 use crate::cri::scene::{Scene, dismiss};
-use crate::host::ended;
+use crate::host::{OUT_OF_MEMORY_AT_GO, ended};
 use crate::play::{Outcome, PASSED, skipped};
 
 pub const CASES: Cases = &[
@@ -94,7 +94,8 @@ fn out_of_memory(scene: &Scene<'_>) -> Result<Outcome> {
     let told = events.stdout.take().context("stdout")?;
     let limits =
         limited(json!({ "memory_limit_in_bytes": 16 << 20, "memory_swap_limit_in_bytes": 16 << 20 }));
-    let id = pod.start("c", &["sh", "-c", "sleep 1; exec tail /dev/zero"], limits)?;
+    let id = pod.start("c", &["sh", "-c", OUT_OF_MEMORY_AT_GO], limits)?;
+    scene.exec(&id, &["touch", "/go"])?.exits(0)?;
     scene.ends(&id, 137, "OOMKilled")?;
     let mut lines = BufReader::new(told).lines();
     let seen =
@@ -108,7 +109,8 @@ fn events(scene: &Scene<'_>) -> Result<Outcome> {
     let mut child = scene.client.begin("GetContainerEvents", &json!({}), Stdio::null(), None)?;
     let mut lines = BufReader::new(child.stdout.take().context("stdout")?).lines();
     let pod = scene.pod("events", json!({}))?;
-    let id = pod.start("c", &["true"], json!({}))?;
+    // the end of what is quick may be told before its start
+    let id = pod.start("c", &["sleep", "1"], json!({}))?;
     scene.becomes(&id, EXITED)?;
     scene.call("RemoveContainer", &json!({ "container_id": id }))?;
     let mut seen = Vec::new();

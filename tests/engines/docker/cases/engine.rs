@@ -151,8 +151,11 @@ fn compose(scene: &Scene<'_>) -> Result<Outcome> {
         call(command.env("DOCKER_HOST", scene.daemon.client.address()))
     };
     compose(&["up", "-d"])?.exits(0)?;
-    let logs = compose(&["logs", "--no-color", "one"])?.exits(0)?;
-    ensure!(logs.out.contains("composed"), "{logs:?}");
+    until(SOON, || {
+        let logs = compose(&["logs", "--no-color", "one"])?.exits(0)?;
+        ensure!(logs.out.contains("composed"), "{logs:?}");
+        Ok(())
+    })?;
     compose(&["exec", "-T", "two", "echo", "inside"])?.prints("inside")?;
     compose(&["down", "-t", "0"])?.exits(0)?;
     PASSED

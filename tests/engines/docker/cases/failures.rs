@@ -4,6 +4,7 @@ use anyhow::{Result, ensure};
 
 use super::{Cases, Outcome, PASSED};
 use crate::docker::scene::Scene;
+use crate::host::OUT_OF_MEMORY_AT_GO;
 
 pub const CASES: Cases = &[
     ("missing command: 127", missing_command),
@@ -54,8 +55,9 @@ fn stays_removable(scene: &Scene) -> Result<Outcome> {
 }
 
 fn out_of_memory(scene: &Scene) -> Result<Outcome> {
-    scene
-        .background("greedy", &["--memory", "16m", "--memory-swap", "16m", "busybox", "tail", "/dev/zero"])?;
+    let limits = ["--memory", "16m", "--memory-swap", "16m"];
+    scene.background("greedy", &[&limits[..], &["busybox", "sh", "-c", OUT_OF_MEMORY_AT_GO]].concat())?;
+    scene.docker(&["exec", "greedy", "touch", "/go"])?.exits(0)?;
     scene.docker(&["wait", "greedy"])?.prints("137")?;
     scene.becomes("greedy", "{{.State.OOMKilled}} {{.State.ExitCode}}", "true 137")?;
     PASSED

@@ -103,7 +103,7 @@ fn signal_listed(state: &State, pids: &[Pid], signal: i32) -> Result<()> {
     for pid in pids {
         match pidfd_open(*pid) {
             Ok(pidfd) => opened.push((*pid, pidfd)),
-            Err(Errno::ESRCH | Errno::EINVAL) => {}
+            Err(Errno::ESRCH) => {}
             Err(errno) => return Err(errno).with_context(|| format!("open process {pid}")),
         }
     }

@@ -74,7 +74,7 @@ impl Process {
         let context = || format!("look at process {}", self.pid);
         let pidfd = match pidfd_open(Pid::from_raw(self.pid)) {
             Ok(pidfd) => pidfd,
-            Err(Errno::ESRCH | Errno::EINVAL) => return Ok(None),
+            Err(Errno::ESRCH) => return Ok(None),
             Err(errno) => return Err(errno).with_context(context),
         };
         let same = match self.serial {

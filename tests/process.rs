@@ -449,7 +449,9 @@ fn an_init_that_dies_before_the_program_is_told() {
     b.say_command(&mut b.launch_command("run", &["--detach"], &b.id)).fails(1, text);
     b.assert_nothing_left();
     let c = b.create();
-    c.say(&["start"]).fails(1, text);
+    let said = c.say(&["start"]);
+    // when whoever inherited init has collected it already, nobody can tell
+    assert!(said.code == 0 && said.err.is_empty() || said.code == 1 && said.err.contains(text), "{said:?}");
 }
 
 #[test]

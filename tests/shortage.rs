@@ -100,6 +100,8 @@ fn exec_that_is_killed_for_memory_says_so() {
     let c = b.start();
     assert_eq!(said.line(), "ready");
     let directory = cgroup_of(c.pid, "memory").unwrap();
+    let status = format!("/proc/{}/status", c.pid);
+    support::until("the shell sleeps", || fs::read_to_string(&status).unwrap().contains("State:\tS"));
     tighten(&directory);
     // the new one is the first that the kernel kills
     let first = "echo 1000 > /proc/self/oom_score_adj; exec \"$@\"";
@@ -114,8 +116,10 @@ fn exec_that_is_killed_for_memory_says_so() {
 /// Leaves the cgroup hardly more memory than it uses.
 fn tighten(directory: &Path) {
     if directory.join("memory.max").exists() {
-        // a new limit gives back what the processors have in stock, so that the next one can be lower
         for _ in 0..10 {
+            // below what is used, the processors give back what they have in stock; nobody is killed
+            fs::write(directory.join("memory.high"), "0").unwrap();
+            fs::write(directory.join("memory.high"), "max").unwrap();
             let used = fs::read_to_string(directory.join("memory.current")).unwrap();
             let limit = used.trim().parse::<u64>().unwrap() + 8192;
             fs::write(directory.join("memory.max"), limit.to_string()).unwrap();

@@ -68,7 +68,7 @@ impl Cgroup {
         for pid in pids {
             match pidfd_open(*pid) {
                 Ok(pidfd) => opened.push((*pid, pidfd)),
-                Err(Errno::ESRCH | Errno::EINVAL) => {}
+                Err(Errno::ESRCH) => {}
                 Err(errno) => return Err(errno).with_context(|| format!("open process {pid}")),
             }
         }

@@ -172,7 +172,7 @@ fn open_all(processes: &[Pid]) -> nix::Result<Vec<OwnedFd>> {
         match pidfd_open(*pid) {
             Ok(pidfd) => pidfds.push(pidfd),
             // gone; or a thread's number, whose process will go
-            Err(Errno::ESRCH | Errno::EINVAL) => {}
+            Err(Errno::ESRCH) => {}
             Err(errno) => return Err(errno),
         }
     }

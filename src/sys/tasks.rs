@@ -129,10 +129,15 @@ pub fn execve_file(file: BorrowedFd<'_>, args: &CStrings, env: &CStrings) -> Err
     Errno::last()
 }
 
-/// pidfd_open(2): `ESRCH` when there is no such process.
+/// pidfd_open(2): `ESRCH` when there is no such process. That is so too where the number is a thread's, a session's or a process
+/// group's by now, of which the kernel says `ENOENT` from 6.15 on and `EINVAL` before.
 pub fn pidfd_open(pid: Pid) -> nix::Result<OwnedFd> {
     // SAFETY: plain integers.
-    let fd = answer(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) })?;
+    let fd = answer(unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) });
+    let fd = fd.map_err(|errno| match errno {
+        Errno::EINVAL | Errno::ENOENT => Errno::ESRCH,
+        errno => errno,
+    })?;
     // SAFETY: a fresh descriptor that nobody else knows.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as RawFd) })
 }
@@ -296,6 +301,21 @@ pub fn bits(flags: CloneFlags) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_s_number_is_no_process() {
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let (tell, told) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                tell.send(nix::unistd::gettid()).unwrap();
+                // until the sender is gone
+                assert!(wait.recv().is_err());
+            });
+            assert_eq!(pidfd_open(told.recv().unwrap()).unwrap_err(), Errno::ESRCH);
+            drop(go);
+        });
+    }
 
     #[test]
     fn a_clone_runs_and_its_pidfd_says_when_it_ends() {

@@ -419,8 +419,6 @@ impl<'a> Making<'a> {
                     };
                     cgroup.create_unit(manager, pid)?;
                     *claimed = Some(cgroup.cgroup().clone());
-                    // soon: without it what a killed runtime leaves is not known for ours
-                    cgroup.cgroup().mark(self.mark);
                     self.limit(cgroup)
                 },
                 maps: (&plan.namespaces.uid_map, &plan.namespaces.gid_map),
@@ -447,12 +445,13 @@ impl<'a> Making<'a> {
         Ok(terminal)
     }
 
-    /// Writes the limits, tells of those that this kernel has not, and names the container on its cgroup.
+    /// Names the container on its cgroup, writes the limits, and tells of those that this kernel has not.
     pub fn limit(&self, cgroup: &cgroups::Plan) -> Result<()> {
+        // first: without it what a killed runtime leaves is not known for ours
+        cgroup.cgroup().mark(self.mark);
         for warning in cgroup.apply()? {
             self.log.warn(&format!("{}: {}", warning.field, warning.why));
         }
-        cgroup.cgroup().mark(self.mark);
         Ok(())
     }
 

@@ -16,7 +16,7 @@ use nix::sys::termios::{LocalFlags, Termios, tcgetattr};
 use nix::unistd::Pid;
 use serde_json::json;
 use support::terminal::{Session, foreground, new_master, read_until, terminal};
-use support::{Bundle, DEADLINE, Gate, child_ended, only_berth, readable, until, wait_exit};
+use support::{Bundle, DEADLINE, Gate, child_ended, exit_code, only_berth, readable, until, wait_exit};
 
 /// What can be set of a terminal, as far as the runtime could leave it changed.
 fn settings(master: &File) -> (u32, u32, u32, u32) {
@@ -171,11 +171,7 @@ fn what_comes_through_a_pipe_ends_for_the_terminal_inside_as_well() {
         let mut run = b.launch_command("run", &[], &b.id);
         let mut child = run.stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
-        let ended = child_ended(&child, DEADLINE);
-        if !ended {
-            child.kill().unwrap();
-        }
-        assert_eq!(child.wait().unwrap().code(), Some(3), "{typed:?}");
+        assert_eq!(exit_code(child), Some(3), "{typed:?}");
         assert_eq!(std::fs::read_to_string(b.root("data/copy")).unwrap(), typed);
     }
 }

@@ -17,7 +17,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::Pid;
 use support::terminal::{Session, foreground, read_until, terminal};
-use support::{DEADLINE, bundle, child_ended, only_berth, readable, until};
+use support::{DEADLINE, bundle, exit_code, only_berth, readable, until};
 
 /// Accepts one connection and takes the one descriptor that its one message may hold.
 fn receive(listener: &UnixListener) -> OwnedFd {
@@ -37,14 +37,6 @@ fn receive(listener: &UnixListener) -> OwnedFd {
     stream.read_to_end(&mut rest).unwrap();
     assert!(rest.is_empty(), "one message only: {rest:?}");
     master
-}
-
-/// How `run` ends; killed at the deadline, it has no code.
-fn exit_code(mut run: Child) -> Option<i32> {
-    if !child_ended(&run, DEADLINE) {
-        run.kill().unwrap();
-    }
-    run.wait().unwrap().code()
 }
 
 #[test]

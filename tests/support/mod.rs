@@ -27,7 +27,7 @@ pub use kernel::{
     systems_mounts,
 };
 pub use view::{View, in_mount_namespace, in_unified_view};
-pub use wait::{DEADLINE, Fifo, Gate, child_ended, readable, until, wait_exit};
+pub use wait::{DEADLINE, Fifo, Gate, child_ended, exit_code, readable, until, wait_exit};
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -47,6 +47,14 @@ pub fn child_ended(child: &Child, within: Duration) -> bool {
     readable(pidfd.as_fd(), within)
 }
 
+/// The exit status of our child; killed at the deadline, it has none.
+pub fn exit_code(mut child: Child) -> Option<i32> {
+    if !child_ended(&child, DEADLINE) {
+        child.kill().unwrap();
+    }
+    child.wait().unwrap().code()
+}
+
 /// Waits until the process has ended (one that is gone has).
 #[track_caller]
 pub fn wait_exit(pid: i32) {
